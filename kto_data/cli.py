@@ -1,0 +1,89 @@
+"""The `ktodata` program: commands, exit codes, and what becomes of an exception.
+
+Commands of other packages join through the entry-point group `ktodata.commands`; each entry is a function that takes
+the Typer app and adds its commands to it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import click
+import typer
+
+from kto_data import __version__
+from kto_data.commands import preprocess, rule, schema, validate
+from kto_data.errors import ExitCode, KtoDataError
+
+
+def build_app() -> typer.Typer:
+    """The app with every command that is installed."""
+    app = typer.Typer(
+        name="ktodata",
+        help="KTO data, text or text with images, from a JSONL file to a trained model: what validates, trains.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+        ] = False,
+    ) -> None:
+        pass
+
+    for command in (validate, preprocess, rule, schema):
+        command.register(app)
+    for entry in sorted(entry_points(group="ktodata.commands"), key=lambda entry: entry.name):
+        entry.load()(app)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ktodata {__version__}")
+        raise typer.Exit
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit code (see `ExitCode`)."""
+    try:
+        result = build_app()(args=argv, standalone_mode=False)
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return ExitCode.USAGE
+    except KtoDataError as error:
+        _say(f"error: {error.what}")
+        if error.hint:
+            _say(f"  try: {error.hint}")
+        return ExitCode.USAGE
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error, and nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception:  # the last resort: a bug is shown whole, and never taken for a finding
+        traceback.print_exc()
+        _say(f"error: this is a bug in ktodata {__version__}; please report it with the lines above")
+        return ExitCode.BUG
+
+
+def _say(text: str) -> None:
+    print(f"ktodata: {text}", file=sys.stderr)
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

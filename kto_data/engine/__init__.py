@@ -1,0 +1,1 @@
+"""Where the work runs. The work itself knows nothing of it."""

@@ -1,0 +1,55 @@
+"""What a rule says about data.
+
+A finding is a value, never an exception: data is allowed to be wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How much a finding matters, worst first."""
+
+    ERROR = "error"  # cannot be trained on: `preprocess` refuses the record
+    WARNING = "warning"  # can be trained on, but someone should look
+    INFO = "info"  # worth knowing
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst; what sorting and fail levels compare."""
+        return list(Severity).index(self)
+
+    def at_least(self, level: Severity) -> bool:
+        """Whether this severity is as bad as `level` or worse."""
+        return self.rank <= level.rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where a finding is. `line` is None for what is true of a whole file or of the whole dataset."""
+
+    path: str
+    line: int | None = None  # physical line, 1-based, as editors count
+    byte_offset: int | None = None  # of the record's first byte, in the (decompressed) file
+    pointer: str = ""  # JSON Pointer (RFC 6901) inside the record, in the record's own spelling
+
+    def __str__(self) -> str:
+        return self.path if self.line is None else f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One defect of one record, file or dataset."""
+
+    code: str
+    severity: Severity
+    location: Location
+    message: str
+    record_id: str | None = None  # the record's own `id`, if it has one
+    row_hash: str | None = None  # 16 hex digits over the raw bytes of the record
+
+    def sort_key(self) -> tuple[str, int, str, str]:
+        """Order of printing: file, line, code, pointer."""
+        return (self.location.path, self.location.line or 0, self.code, self.location.pointer)

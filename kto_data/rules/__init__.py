@@ -1,0 +1,1 @@
+"""The rules, listed in one tuple: no registry, nothing registers itself."""

@@ -1,0 +1,86 @@
+"""The shape of a rule: one decorated function, its docstring its documentation.
+
+A rule knows nothing of files, lines, colours or exit codes. It looks at one value and yields a `Defect` for each
+thing that is wrong with it; the engine adds code, severity and location.
+
+The docstring's first line says what must hold; then why; then the paragraphs `Bad:` and `Good:`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from kto_data.finding import Severity
+
+Subject = TypeVar("Subject")
+
+
+class Stage(StrEnum):
+    """When a rule can run, which is what it looks at."""
+
+    ROW = "row"  # one record as written: a `Row`
+    IMAGE = "image"  # one image reference of a record: an `ImageProbe`
+    DATASET = "dataset"  # all records together: `DatasetFacts`
+    CONFIG = "config"  # what the user asked for: `ConfigFacts`
+
+
+class Fix(StrEnum):
+    """Whether a tool may mend it."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    REJECT = "reject the record"
+    NONE = "by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One thing that is wrong with the subject of a rule.
+
+    `pointer` is a JSON Pointer in canonical spelling (`/messages/2/content`); the engine translates it to the
+    spelling of the user's format. `line` is set by dataset rules alone, which look at many records at once.
+    """
+
+    message: str
+    pointer: str = ""
+    path: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Generic[Subject]):
+    """A check with its code and name. Codes are for machines and never change meaning; names are for people."""
+
+    code: str
+    name: str
+    severity: Severity
+    stage: Stage
+    fix: Fix
+    default: bool
+    check: Callable[[Subject], Iterator[Defect]]
+
+    @property
+    def doc(self) -> str:
+        """The rule's page: what must hold, why, a bad and a good example."""
+        return inspect.cleandoc(self.check.__doc__ or "")
+
+
+def rule(
+    code: str,
+    name: str,
+    severity: Severity,
+    stage: Stage,
+    *,
+    fix: Fix = Fix.NONE,
+    default: bool = True,
+) -> Callable[[Callable[[Subject], Iterator[Defect]]], Rule[Subject]]:
+    """Make a rule of a function. `default=False`: only when selected by its full code."""
+
+    def wrap(check: Callable[[Subject], Iterator[Defect]]) -> Rule[Subject]:
+        return Rule(code=code, name=name, severity=severity, stage=stage, fix=fix, default=default, check=check)
+
+    return wrap

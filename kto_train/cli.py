@@ -1,0 +1,9 @@
+"""`ktodata train`: joins the program through the entry-point group `ktodata.commands`."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
