@@ -12,7 +12,6 @@ import traceback
 from importlib.metadata import entry_points
 from typing import Annotated
 
-import click
 import typer
 
 from kto_data import __version__
@@ -57,12 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = build_app()(args=argv, standalone_mode=False)
         return int(result) if isinstance(result, int) else ExitCode.OK
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _say("interrupted")
         return ExitCode.INTERRUPTED
-    except click.ClickException as error:
+    except typer.TyperException as error:
         error.show(file=sys.stderr)
         return ExitCode.USAGE
     except KtoDataError as error:
