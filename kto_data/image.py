@@ -11,6 +11,8 @@ import math
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -69,6 +71,7 @@ class ImageHeader:
 
     @property
     def pixels(self) -> int:
+        """Area of the upright image."""
         return self.width * self.height
 
     @property
@@ -197,6 +200,30 @@ def load_upright(path: str | Path) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
+def load_for_training(path: str | Path, size: tuple[int, int]) -> Image.Image:
+    """The image as a model sees it: upright, RGB, at `size` (width, height).
+
+    Raises OSError and ValueError on damaged files, and ValueError where the file is a decompression bomb.
+    """
+    return resize(to_rgb(load_upright(path)), size)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, as transformers' `convert_to_rgb` makes it: transparency goes on white.
+
+    16-bit greyscale is scaled to 8 bits; Pillow's own conversion clips it, which turns most pixels white.
+    """
+    if image.mode == "RGB" and image.info.get("transparency") is None:
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """`image` at `size` (width, height), bicubic; the same image where it already has that size."""
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
@@ -221,19 +248,16 @@ def _tail(file: IO[bytes], num_bytes: int) -> bytes:
     return file.read()
 
 
-class _without_bomb_limit:
+@contextmanager
+def _without_bomb_limit() -> Iterator[None]:
     """Opens headers of any size: the limit is ours (`BOMB_PIXELS`), and nothing is decoded here."""
-
-    def __enter__(self) -> None:
-        self._limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exc: object) -> None:
-        self._warnings.__exit__()
-        Image.MAX_IMAGE_PIXELS = self._limit
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _reason(error: BaseException) -> str:

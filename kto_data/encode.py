@@ -1,0 +1,173 @@
+"""Record to ids: what a trainer feeds, worked out from image sizes alone.
+
+    Record + image sizes ─▶ Encoded  (prompt ids, completion ids, image spans)
+                        └─▶ Refused  (a rule code and why)
+
+Nothing is cut but the tail of a completion, and that only where the user asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kto_data.processor import ImageSpan, Processor, Rendered, common_prefix_length
+from kto_data.record import Record
+
+
+class TooLong(StrEnum):
+    """What becomes of a record whose prompt and completion do not fit the maximum length."""
+
+    ERROR = "error"
+    DROP = "drop"
+    TRUNCATE_COMPLETION = "truncate-completion"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image of a sample: where it is and how it enters the sequence."""
+
+    path: str  # relative to the image root
+    sha256: str  # of the file's bytes
+    width: int  # pixels, upright, within the pixel budget: the size to hand to the processor
+    height: int
+    num_tokens: int  # ids that its placeholder became
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A checked record with its images, whose `num_tokens` is not known yet (0)."""
+
+    record: Record
+    images: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sample as ids, image placeholders expanded."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    images: tuple[ImageRef, ...]
+    num_cut: int  # ids cut from the completion's tail
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the sequence."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """How many of them stand for images."""
+        return sum(image.num_tokens for image in self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a sample has no ids. `code` is that of the rule which explains it."""
+
+    code: str
+    message: str
+    pointer: str = ""  # JSON Pointer in canonical spelling
+
+
+OVER_MAX_LENGTH = "KTO501"
+PROMPT_FILLS_MAX_LENGTH = "KTO502"
+IMAGE_TOKENS_OVER_MAX_LENGTH = "KTO503"
+TEMPLATE_REFUSES = "KTO505"
+MODEL_WITHOUT_IMAGES = "KTO506"
+FOREIGN_IMAGE_TOKEN = "KTO309"
+IMAGE_REFUSED = "KTO212"
+TOO_LONG_CODES = frozenset({OVER_MAX_LENGTH, PROMPT_FILLS_MAX_LENGTH, IMAGE_TOKENS_OVER_MAX_LENGTH})
+
+
+class Encoder:
+    """Makes ids of samples, for one model, one maximum length and one policy."""
+
+    def __init__(
+        self, processor: Processor, *, max_length: int | None = None, too_long: TooLong = TooLong.ERROR
+    ) -> None:
+        self.processor = processor
+        self.max_length = max_length
+        self.too_long = too_long
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded | Refused]:
+        """One answer a sample, in order. Texts of all samples are tokenized together, which is what is fast.
+
+        The ids equal those that TRL makes: its vision collator's for a model that takes images, which tokenizes
+        prompt and completion each alone; its tokenizing step's for a text model, which splits the ids of the whole
+        conversation where they leave those of the prompt.
+        """
+        prepared = [self._prepare(sample) for sample in samples]
+        texts = [text for item in prepared if isinstance(item, _Prepared) for text in item.texts]
+        ids = iter(self.processor.tokenize(texts))
+        return [item if isinstance(item, Refused) else self._finish(item, next(ids), next(ids)) for item in prepared]
+
+    def _prepare(self, sample: Sample) -> _Prepared | Refused:
+        if sample.images and not self.processor.has_images:
+            return Refused(MODEL_WITHOUT_IMAGES, f"the record has images, and {self.processor.model} takes none")
+        try:
+            rendered = self.processor.render(sample.record)
+        except ValueError as error:
+            return Refused(TEMPLATE_REFUSES, str(error), "/messages")
+        if not self.processor.has_images:
+            return _Prepared((), (rendered.prompt, rendered.completion))
+        return self._prepare_with_images(sample, rendered)
+
+    def _prepare_with_images(self, sample: Sample, rendered: Rendered) -> _Prepared | Refused:
+        spans: list[ImageSpan] = []
+        for index, image in enumerate(sample.images):
+            try:
+                spans.append(self.processor.image_span((image.width, image.height)))
+            except ValueError as error:
+                size = f"{image.width}x{image.height}"
+                return Refused(IMAGE_REFUSED, f"the processor refuses an image of {size}: {error}", f"/images/{index}")
+        if self.processor.image_token in rendered.completion:
+            token = self.processor.image_token
+            return Refused(FOREIGN_IMAGE_TOKEN, f"the completion holds the model's image token {token!r}", "/messages")
+        try:
+            prompt = self.processor.expand(rendered.prompt, spans)
+        except ValueError as error:
+            return Refused(FOREIGN_IMAGE_TOKEN, str(error), "/messages")
+        images = tuple(
+            ImageRef(image.path, image.sha256, image.width, image.height, span.num_tokens)
+            for image, span in zip(sample.images, spans, strict=True)
+        )
+        return _Prepared(images, (prompt, rendered.completion))
+
+    def _finish(self, item: _Prepared, first: list[int], second: list[int]) -> Encoded | Refused:
+        if self.processor.has_images:
+            prompt_ids, completion_ids = first, second
+        else:
+            num_prompt = common_prefix_length(first, second)
+            prompt_ids, completion_ids = first[:num_prompt], second[num_prompt:]
+        if not completion_ids:
+            return Refused(TEMPLATE_REFUSES, "the chat template leaves no completion tokens", "/messages")
+        encoded = Encoded(prompt_ids, completion_ids, item.images, num_cut=0)
+        if self.max_length is None or encoded.num_tokens <= self.max_length:
+            return encoded
+        return self._fit(encoded, self.max_length)
+
+    def _fit(self, encoded: Encoded, max_length: int) -> Encoded | Refused:
+        num_prompt, num_images = len(encoded.prompt_ids), encoded.num_image_tokens
+        if num_images >= max_length:
+            message = f"its images alone are {num_images:,} tokens, of {max_length:,} allowed"
+            return Refused(IMAGE_TOKENS_OVER_MAX_LENGTH, message, "/images")
+        if num_prompt >= max_length:
+            message = f"its prompt alone is {num_prompt:,} tokens, of {max_length:,} allowed"
+            return Refused(PROMPT_FILLS_MAX_LENGTH, message, "/messages")
+        if self.too_long is not TooLong.TRUNCATE_COMPLETION:
+            message = f"it is {encoded.num_tokens:,} tokens, of {max_length:,} allowed"
+            return Refused(OVER_MAX_LENGTH, message, "/messages")
+        kept = encoded.completion_ids[: max_length - num_prompt]
+        num_cut = len(encoded.completion_ids) - len(kept)
+        return Encoded(encoded.prompt_ids, kept, encoded.images, num_cut=num_cut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A sample whose text is ready: two texts to tokenize, and its images with their tokens counted."""
+
+    images: tuple[ImageRef, ...]
+    texts: tuple[str, str]

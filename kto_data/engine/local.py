@@ -1,0 +1,80 @@
+"""The local engine: work over units in order, in this process or in spawned ones.
+
+Processes are spawned, not forked: a fork of a process with threads (tokenizers, Arrow) may hang. Results come in the
+order of the units, whatever finishes first, so that no output depends on the number of jobs. At most `jobs + 2` units
+are under way, so that memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from kto_data.errors import InputError
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+_UNITS_AHEAD = 2  # units submitted beyond one a job, so that no job waits for the caller
+
+
+def default_jobs() -> int:
+    """The number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    work: Callable[[Unit], Result],
+    units: Iterable[Unit],
+    *,
+    jobs: int,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[object, ...] = (),
+) -> Iterator[Result]:
+    """`work(unit)` for each unit, results in the order of the units.
+
+    `work`, `initializer` and all values that pass must be picklable where `jobs > 1`; with one job all runs in this
+    process. `initializer(*initargs)` runs once a process, before its first unit. An exception of `work` is raised
+    here, in the place of that unit's result. Raises `InputError` when a worker process dies.
+    """
+    assert jobs >= 1
+    if jobs == 1:
+        if initializer is not None:
+            initializer(*initargs)
+        yield from map(work, units)
+        return
+    pool = ProcessPoolExecutor(
+        max_workers=jobs,
+        mp_context=get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(initializer, initargs),
+    )
+    pending: deque[Future[Result]] = deque()
+    try:
+        for unit in units:
+            pending.append(pool.submit(work, unit))
+            if len(pending) > jobs + _UNITS_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process died (killed, or out of memory)",
+            hint="run again with --jobs 1 to see where, or with fewer jobs to need less memory",
+        ) from None
+    finally:
+        # Also reached when the caller stops listening (Ctrl-C, an error of its own): nothing more is begun.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[object, ...]) -> None:
+    # Ctrl-C reaches the whole process group: the parent decides, workers finish the unit at hand.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if initializer is not None:
+        initializer(*initargs)

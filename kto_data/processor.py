@@ -1,0 +1,348 @@
+"""A model's tokenizer, chat template and image processor: the only home of transformers.
+
+Two questions are answered here, without weights and without pixels:
+
+- what text does the chat template make of a record (`render`), and
+- what does an image of a size become in that text (`image_span`).
+
+How many tokens an image takes depends on its size alone, so a processor is asked once a distinct size, with a blank
+image, and its answer remembered. Nothing here knows a model family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kto_data import image
+from kto_data.errors import MissingExtraError, ModelError
+from kto_data.record import ImagePart, Message, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+_PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
+_NUM_CHECKED_SIZES = 4
+"""Distinct sizes for which the processor's own count must equal a blank image's before the count alone is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A record as the chat template writes it; image placeholders are not expanded yet."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """What an image placeholder becomes in the text: `replacement`, which is `num_tokens` ids on its own."""
+
+    replacement: str
+    num_tokens: int
+
+
+class Processor:
+    """The parts of a model folder that make ids of records.
+
+    `processing_class` is what TRL calls by that name: a transformers processor for a model that takes images
+    (`has_images`), a tokenizer for one that does not.
+    """
+
+    def __init__(self, model: str, processing_class: ProcessorMixin | PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self.processing_class: Any = processing_class
+        self.has_images = hasattr(processing_class, "image_processor")  # processors of text models have none
+        self.tokenizer: PreTrainedTokenizerBase = (
+            self.processing_class.tokenizer if hasattr(processing_class, "tokenizer") else processing_class
+        )
+        self.name = type(processing_class).__name__
+        self._spans: dict[tuple[int, int], ImageSpan] = {}
+        self._counting = _SizeCounting(self.processing_class) if self.has_images else None
+
+    @property
+    def image_token(self) -> str:
+        """The text that stands for one image in a rendered prompt."""
+        return str(self.processing_class.image_token)
+
+    # -- text ---------------------------------------------------------------------------------------------------
+
+    def render(self, record: Record) -> Rendered:
+        """The prompt and the completion as the chat template writes them.
+
+        For a model with images this is what TRL's vision collator renders: the longest common beginning of the
+        prompt alone and the prompt with its completion, then the rest. (TRL's collator leaves `tools` out; here
+        they are rendered, as TRL's text path does.)
+
+        For a text model, `prompt` is the prompt alone and `completion` the *whole* conversation: TRL's tokenizing
+        step splits their ids, not their text.
+
+        Raises `ValueError` when the template refuses the record.
+        """
+        prompt_messages = [self._template_message(message) for message in record.prompt]
+        messages = [*prompt_messages, self._template_message(record.completion)]
+        ends_open = record.prompt[-1].role == "assistant" and self.has_images
+        prompt = self._apply_template(
+            record, prompt_messages, add_generation_prompt=not ends_open, continue_final_message=ends_open
+        )
+        whole = self._apply_template(record, messages)
+        if not self.has_images:
+            return Rendered(prompt, whole)
+        num_shared = common_prefix_length(prompt, whole)
+        return Rendered(whole[:num_shared], whole[num_shared:])
+
+    def _apply_template(self, record: Record, messages: list[dict[str, Any]], **options: bool) -> str:
+        # Templates are the model author's code: Jinja raises its own errors, `raise_exception` in a template too,
+        # and a filter on a wrong type gives a TypeError. All of them mean: this record cannot be rendered.
+        import jinja2
+
+        try:
+            text = self.processing_class.apply_chat_template(
+                messages,
+                tools=list(record.tools) if record.tools else None,
+                tokenize=False,
+                **options,
+                **(record.chat_template_kwargs or {}),
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(f"the chat template refuses it: {error}") from error
+        return str(text)
+
+    def _template_message(self, message: Message) -> dict[str, Any]:
+        if not self.has_images:
+            # Templates of text models take strings: some raise on lists of parts, others print the list as it is.
+            text = message.content if isinstance(message.content, str) else _joined_text(message)
+            return {"role": message.role, "content": text}
+        if isinstance(message.content, str) and not message.num_images():
+            return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
+        return {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, with no special tokens added: templates write their own."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, padding=False)["input_ids"]
+        return ids
+
+    # -- images -------------------------------------------------------------------------------------------------
+
+    def image_span(self, size: tuple[int, int]) -> ImageSpan:
+        """What an image of `size` (width, height), upright and within the pixel budget, becomes in the text.
+
+        Raises `ValueError` when the processor refuses the size, `ModelError` when its own count of tokens turns out
+        to be wrong for a size.
+        """
+        span = self._spans.get(size)
+        if span is None:
+            assert self._counting is not None, "a text model has no images"
+            replacement = self._counting.replacement(size)
+            span = ImageSpan(replacement, len(self.tokenize([replacement])[0]))
+            self._spans[size] = span
+        return span
+
+    def expand(self, prompt: str, spans: Sequence[ImageSpan]) -> str:
+        """`prompt` with each image placeholder replaced by what its image becomes.
+
+        Raises `ValueError` when the numbers of placeholders and images differ: the text holds the model's own image
+        token, or the template leaves an image out.
+        """
+        pieces = prompt.split(self.image_token)
+        if len(pieces) - 1 != len(spans):
+            raise ValueError(
+                f"the rendered prompt has {len(pieces) - 1} image tokens {self.image_token!r} for {len(spans)} images"
+            )
+        text = [pieces[0]]
+        for span, piece in zip(spans, pieces[1:], strict=True):
+            text += [span.replacement, piece]
+        return "".join(text)
+
+    # -- identity -----------------------------------------------------------------------------------------------
+
+    def fingerprint_parts(self) -> dict[str, str]:
+        """Hashes of all that decides the ids: "tokenizer", "chat_template" and "image_processor"."""
+        template = self.processing_class.chat_template or self.tokenizer.chat_template
+        parts = {"tokenizer": self._tokenizer_state(), "chat_template": json.dumps(template, sort_keys=True)}
+        if self.has_images:
+            parts["image_processor"] = _settings(self.processing_class.to_dict())
+        return {name: hashlib.sha256(state.encode()).hexdigest()[:32] for name, state in parts.items()}
+
+    def _tokenizer_state(self) -> str:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)  # tokenizers written in Python have none
+        if backend is None:
+            added = {str(token): index for token, index in self.tokenizer.get_added_vocab().items()}
+            return json.dumps([self.tokenizer.get_vocab(), added], sort_keys=True)
+        state = json.loads(backend.to_str())
+        # Left behind by whoever called last; they have no part in the ids of a single text.
+        state.pop("truncation", None)
+        state.pop("padding", None)
+        return json.dumps(state, sort_keys=True)
+
+
+class _SizeCounting:
+    """Answers "what does an image of this size become", by blank images, or by the processor's own count.
+
+    A blank image costs what a real one costs. transformers' processors can also count (`_get_num_multimodal_tokens`);
+    the count is believed once it has agreed with a blank image on the first `_NUM_CHECKED_SIZES` distinct sizes, if
+    all of them became one run of one token with the same text around it. After that it is still checked at every
+    power of two of distinct sizes met.
+    """
+
+    def __init__(self, processing_class: Any) -> None:
+        self._processor = processing_class
+        # Not every processor can count: then blank images do all.
+        self._count = getattr(processing_class, "_get_num_multimodal_tokens", None)
+        self._num_sizes = 0
+        self._frame: tuple[str, str, str] | None = None  # text before the run, the token of the run, text behind
+
+    def replacement(self, size: tuple[int, int]) -> str:
+        """The text that the placeholder of an image of `size` (width, height) is replaced with."""
+        self._num_sizes += 1
+        number = self._num_sizes
+        if self._count is None:
+            return self._from_blank(size)
+        if number <= _NUM_CHECKED_SIZES:
+            answer = self._from_blank(size)
+            if not self._agrees(answer, size):
+                self._count = None
+            return answer
+        counted = self._from_count(size)
+        if number & (number - 1) == 0 and counted != self._from_blank(size):
+            raise ModelError(
+                f"{type(self._processor).__name__} counts the tokens of a {size[0]}x{size[1]} image wrongly",
+                hint="this is a fault of the model's processor in transformers; please report it with the image size",
+            )
+        return counted
+
+    def _from_blank(self, size: tuple[int, int]) -> str:
+        out = self._processor(
+            images=[[image.blank(size)]],
+            text=[self._processor.image_token],
+            add_special_tokens=False,
+            return_text_replacement_offsets=True,
+        )
+        (only,) = out["text_replacement_offsets"][0]
+        return str(only["replacement"])
+
+    def _from_count(self, size: tuple[int, int]) -> str:
+        assert self._frame is not None
+        before, token, behind = self._frame
+        return before + token * self._counted(size) + behind
+
+    def _counted(self, size: tuple[int, int]) -> int:
+        assert self._count is not None
+        width, height = size
+        return int(self._count(image_sizes=[(height, width)])["num_image_tokens"][0])
+
+    def _agrees(self, answer: str, size: tuple[int, int]) -> bool:
+        token = max(_added_tokens(self._processor.tokenizer), key=answer.count)
+        run = re.search(f"(?:{re.escape(token)})+", answer)
+        if run is None or self._counted(size) * len(token) != len(run.group()):
+            return False
+        frame = (answer[: run.start()], token, answer[run.end() :])
+        self._frame = self._frame or frame
+        return token not in frame[2] and frame == self._frame
+
+
+def common_prefix_length(left: Sequence[object], right: Sequence[object]) -> int:
+    """How many leading items (ids, characters) two sequences share."""
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))
+
+
+def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Processor:
+    """The processor of the model folder (or hub id) `model`; weights are not read.
+
+    Raises `MissingExtraError` without transformers, and `ModelError` when the folder has no usable tokenizer, no chat
+    template, or an image processor that cannot say what it makes of an image.
+    """
+    try:
+        from transformers import AutoProcessor
+    except ModuleNotFoundError as error:
+        if error.name == "transformers":
+            raise MissingExtraError("transformers", extra="preprocess", needed_for="reading a model") from None
+        raise ModelError(
+            f"transformers cannot be imported: {error.__cause__ or error}", hint=_TORCHVISION_HINT
+        ) from None
+    if not os.path.isdir(model) and (os.path.exists(model) or os.path.isabs(model) or str(model).startswith(".")):
+        raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
+    try:
+        loaded = AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise ModelError(
+            f"the processor of {model} needs a package: {_first_line(error)}", hint=_TORCHVISION_HINT
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"no tokenizer or processor can be loaded from {model}: {_first_line(error)}",
+            hint="--model takes a folder with tokenizer.json (and preprocessor_config.json for images), or a hub id",
+        ) from None
+    processor = Processor(str(model), loaded)
+    _check_usable(processor)
+    return processor
+
+
+_TORCHVISION_HINT = "pip install torchvision (a build that matches torch), or check the installation"
+
+
+def _check_usable(processor: Processor) -> None:
+    if not processor.tokenize([_PROBE_TEXT])[0]:
+        # transformers loads a folder without its vocabulary as an empty tokenizer, without a word.
+        raise ModelError(
+            f"the tokenizer of {processor.model} gives no tokens: its vocabulary file is missing",
+            hint="copy tokenizer.json (or vocab.json and merges.txt) into the folder",
+        )
+    if not (processor.processing_class.chat_template or processor.tokenizer.chat_template):
+        raise ModelError(
+            f"{processor.model} has no chat template",
+            hint="add chat_template.jinja to the folder, written as the model was trained",
+        )
+    if not processor.has_images:
+        return
+    try:
+        processor.image_span((64, 64))
+    except (AttributeError, NotImplementedError, TypeError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"{processor.name} does not say what it makes of an image: {_first_line(error)}",
+            hint="images of this model cannot be preprocessed; text models and other image models can",
+        ) from None
+
+
+def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values()]
+
+
+def _joined_text(message: Message) -> str:
+    return "".join(part.text for part in message.parts() if not isinstance(part, ImagePart))
+
+
+def _settings(state: dict[str, Any]) -> str:
+    """A processor's settings as canonical JSON, without what says which class or library version reads them."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            skipped = (
+                "processor_class",
+                "image_processor_type",
+                "video_processor_type",
+                "_processor_class",
+                "tokenizer",
+            )
+            return {key: strip(item) for key, item in value.items() if key not in skipped}
+        if isinstance(value, (list, tuple)):
+            return [strip(item) for item in value]
+        return value
+
+    return json.dumps(strip(state), sort_keys=True, default=str)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,66 @@
+"""The local engine: order, bounds, errors and deaths."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kto_data.engine import local
+from kto_data.errors import InputError
+
+_offset = 0
+
+
+def _set_offset(value: int) -> None:
+    global _offset
+    _offset = value
+
+
+def _square(unit: int) -> int:
+    return unit * unit + _offset
+
+
+def _fail_on_three(unit: int) -> int:
+    if unit == 3:
+        raise ValueError("three")
+    return unit
+
+
+def _die_on_three(unit: int) -> int:
+    if unit == 3:
+        os._exit(9)
+    return unit
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_the_order_of_the_units(jobs: int) -> None:
+    results = local.run(_square, range(20), jobs=jobs, initializer=_set_offset, initargs=(5,))
+    assert list(results) == [unit * unit + 5 for unit in range(20)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_exception_takes_the_place_of_its_unit(jobs: int) -> None:
+    results = local.run(_fail_on_three, range(6), jobs=jobs)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+
+
+def test_a_dead_worker_is_a_named_error() -> None:
+    with pytest.raises(InputError, match="worker process died"):
+        list(local.run(_die_on_three, range(8), jobs=2))
+
+
+def test_units_are_drawn_no_faster_than_results_are_taken() -> None:
+    drawn = []
+
+    def units() -> object:
+        for unit in range(50):
+            drawn.append(unit)
+            yield unit
+
+    results = local.run(_square, units(), jobs=2)
+    next(results)
+    assert len(drawn) <= 6
+    results.close()
