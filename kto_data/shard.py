@@ -1,0 +1,131 @@
+"""Samples to Arrow files, and the files that make a folder of them a dataset: the only home of pyarrow and datasets.
+
+A shard holds the kept rows of one chunk of one input file, in source order. It is written to a temporary name, synced
+and renamed, so that a file with a shard's name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kto_data.encode import Encoded
+from kto_data.manifest import Shard
+
+_ROWS_PER_BATCH = 1000  # rows of one Arrow record batch; what `datasets` seeks by
+
+_IMAGE = pa.struct(
+    [
+        pa.field("path", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("num_tokens", pa.int32()),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("prompt_ids", pa.list_(pa.int32())),
+        pa.field("completion_ids", pa.list_(pa.int32())),
+        pa.field("label", pa.bool_()),
+        pa.field("images", pa.list_(_IMAGE)),
+        pa.field("num_tokens", pa.int32()),
+        pa.field("num_image_tokens", pa.int32()),
+        pa.field("source", pa.struct([pa.field("file", pa.string()), pa.field("line", pa.int64())])),
+        pa.field("id", pa.string()),
+    ]
+)
+"""The columns of a cache, the same whether the first rows have images or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRow:
+    """One row of a cache."""
+
+    encoded: Encoded
+    label: bool
+    file: str  # the input file, as the user named it
+    line: int  # the physical line there, 1-based
+    id: str | None  # the record's own
+
+    def columns(self) -> dict[str, Any]:
+        """The row in the spelling of `SCHEMA`."""
+        images = [
+            {"path": i.path, "sha256": i.sha256, "width": i.width, "height": i.height, "num_tokens": i.num_tokens}
+            for i in self.encoded.images
+        ]
+        return {
+            "prompt_ids": self.encoded.prompt_ids,
+            "completion_ids": self.encoded.completion_ids,
+            "label": self.label,
+            "images": images,
+            "num_tokens": self.encoded.num_tokens,
+            "num_image_tokens": self.encoded.num_image_tokens,
+            "source": {"file": self.file, "line": self.line},
+            "id": self.id,
+        }
+
+
+def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
+    """Write `rows` to `folder/name`, whole or not at all; the path in the answer is `name`.
+
+    Raises OSError when the disk is full or the folder cannot be written to.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for start in range(0, len(rows), _ROWS_PER_BATCH):
+            columns = [row.columns() for row in rows[start : start + _ROWS_PER_BATCH]]
+            writer.write_batch(pa.RecordBatch.from_pylist(columns, schema=SCHEMA))
+    content = sink.getvalue().to_pybytes()
+    write_whole(folder / name, content)
+    return Shard(path=name, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either there with all of `content`, or as it was before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_dataset_files(folder: Path, splits: dict[str, Iterable[str]], fingerprint: str) -> None:
+    """Write what lets `datasets.load_from_disk(folder)` open the shards as a `DatasetDict`.
+
+    `splits` names the shard files of each split, relative to the split's folder.
+    """
+    from datasets import Features
+
+    features = Features.from_arrow_schema(SCHEMA).to_dict()
+    info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+    for split, names in splits.items():
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": f"{fingerprint[:16]}-{split}",
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        write_whole(folder / split / "dataset_info.json", _json(info))
+        write_whole(folder / split / "state.json", _json(state))
+    write_whole(folder / "dataset_dict.json", _json({"splits": list(splits)}))
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
