@@ -40,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandWeights:
-    """The weights that bring b into [1, `upper`]. Change one of them and leave the other: raising both raises the loss."""
+    """The weights that bring b into [1, `upper`]. Change one and leave the other: raising both raises the loss."""
 
     upper: float
     desirable: Interval  # admissible desirable weights, the undesirable one staying as it is

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from kto_data.finding import Severity
+from kto_data.image import ImageCheck
 
 Subject = TypeVar("Subject")
 
@@ -42,13 +43,15 @@ class Defect:
     """One thing that is wrong with the subject of a rule.
 
     `pointer` is a JSON Pointer in canonical spelling (`/messages/2/content`); the engine translates it to the
-    spelling of the user's format. `line` is set by dataset rules alone, which look at many records at once.
+    spelling of the user's format. `path` and `line` are set by dataset and config rules alone, which look at many
+    records at once. `severity` overrides the rule's own where one defect of a kind is worse than the others.
     """
 
     message: str
     pointer: str = ""
     path: str | None = None
     line: int | None = None
+    severity: Severity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Rule(Generic[Subject]):
     stage: Stage
     fix: Fix
     default: bool
+    needs: ImageCheck  # how closely images must be looked at for the rule to run; OFF for rules of other stages
     check: Callable[[Subject], Iterator[Defect]]
 
     @property
@@ -77,10 +81,20 @@ def rule(
     *,
     fix: Fix = Fix.NONE,
     default: bool = True,
+    needs: ImageCheck = ImageCheck.OFF,
 ) -> Callable[[Callable[[Subject], Iterator[Defect]]], Rule[Subject]]:
-    """Make a rule of a function. `default=False`: only when selected by its full code."""
+    """Make a rule of a function. `default=False`: only when selected."""
 
     def wrap(check: Callable[[Subject], Iterator[Defect]]) -> Rule[Subject]:
-        return Rule(code=code, name=name, severity=severity, stage=stage, fix=fix, default=default, check=check)
+        return Rule(
+            code=code,
+            name=name,
+            severity=severity,
+            stage=stage,
+            fix=fix,
+            default=default,
+            needs=needs,
+            check=check,
+        )
 
     return wrap

@@ -1,0 +1,56 @@
+"""Control tokens of published model families: what a chat template writes, and a tokenizer turns into one id.
+
+A finding of this kind is an error, so only spellings are listed that no person types by accident. Names shared with
+ordinary markup or with a family's plain text are left out: `<image>` (our placeholder), `<video>`, `<think>`,
+`<tool_call>`, `<mask>`. LLaMA's `<s>` and `</s>` count where they cannot be HTML's strike-through: at the ends of a text,
+without the other one.
+"""
+
+from __future__ import annotations
+
+import re
+
+_EXACT = (
+    # LLaMA 2, Mistral
+    "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]",
+    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG]", "[IMG_BREAK]", "[IMG_END]",
+    # Gemma
+    "<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
+    "<image_soft_token>",
+    # Idefics, SmolVLM, PaliGemma
+    "<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
+    # InternVL
+    "<IMG_CONTEXT>",
+)  # fmt: skip
+
+# `<|im_start|>`, `<|vision_pad|>`, `<|start_header_id|>`, `<|user|>`, `<|tool_call|>` …: one lower-case word between
+# `<|` and `|>`, of the words that published vocabularies have. DeepSeek writes the bar and the blank full-width.
+_BARRED = (
+    "im_start", "im_end", "im_sep", "endoftext", "startoftext", "endofprompt", "end", "start", "message", "channel",
+    "constrain", "return", "call", "user", "assistant", "system", "tool", "tool_response", "tool_call", "observation",
+    "eot_id", "eom_id", "begin_of_text", "end_of_text", "start_header_id", "end_header_id", "finetune_right_pad_id",
+    "python_tag", "header_start", "header_end", "eot", "eom", "patch", "image", "image_start", "image_end",
+    "image_pad", "video_pad", "vision_start", "vision_end", "vision_pad", "object_ref_start", "object_ref_end",
+    "box_start", "box_end", "quad_start", "quad_end", "fim_prefix", "fim_middle", "fim_suffix", "fim_pad",
+    "repo_name", "file_sep", "audio_pad", "audio_bos", "audio_eos", "begin_of_image", "end_of_image", "begin_of_video",
+    "end_of_video", "endofsystem", "start_of_role", "end_of_role", "end_of_turn", "turn_end", "pad", "bos", "eos",
+    "START_OF_TURN_TOKEN", "END_OF_TURN_TOKEN", "USER_TOKEN", "CHATBOT_TOKEN", "SYSTEM_TOKEN",
+)  # fmt: skip
+
+_PATTERN = re.compile(
+    "|".join(re.escape(token) for token in _EXACT)
+    + r"|<\|(?:" + "|".join(_BARRED) + r"|image_[0-9]+|reserved_special_token_[0-9]+)\|>"
+    + r"|<｜[^<>｜]{1,40}｜>"
+)  # fmt: skip
+
+
+def find_control_tokens(text: str) -> list[str]:
+    """The distinct control tokens in `text`, in order of appearance."""
+    if "<" not in text and "[" not in text:
+        return []
+    found = [match.group() for match in _PATTERN.finditer(text)]
+    if "<s>" in text and "</s>" not in text and text.lstrip().startswith("<s>"):
+        found.insert(0, "<s>")
+    if "</s>" in text and "<s>" not in text and text.rstrip().endswith("</s>"):
+        found.append("</s>")
+    return list(dict.fromkeys(found))
