@@ -1,0 +1,103 @@
+"""What tests share: an environment without network and colours, tiny models, and builders of records and images."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_INTERPRETER = Path(__file__).parent / "interpreter"
+
+# Set before any test module is imported: libraries read these at import, and child processes inherit them.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+    PYTHONPATH=os.pathsep.join(filter(None, [str(_INTERPRETER), os.environ.get("PYTHONPATH")])),
+)
+for _name in ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"):
+    os.environ.pop(_name, None)
+
+sys.path.insert(0, str(_INTERPRETER))
+import torchvision_on_cpu  # noqa: E402  (found through the line above)
+
+torchvision_on_cpu.install()
+
+TinyModel = Callable[[str], Path]
+"""Name of a family of `examples/tiny_models.py` -> its model folder."""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A function from the name of a family to a model folder, built once a session; tests must not write to it."""
+    root = tmp_path_factory.mktemp("models")
+
+    def model(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            import tiny_models
+
+            tiny_models.build(name, folder)
+        return folder
+
+    return model
+
+
+def make_record(**overrides: Any) -> dict[str, Any]:
+    """A good text-only record as a user writes it, with `overrides` put over its fields; None removes a field."""
+    record: dict[str, Any] = {
+        "messages": [
+            {"role": "user", "content": "What colour is the square?"},
+            {"role": "assistant", "content": "The square is red."},
+        ],
+        "label": True,
+    }
+    record.update(overrides)
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    """`rows` as JSON lines at `path`; a row that is `bytes` is written as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def make_image(
+    path: Path,
+    width: int = 64,
+    height: int = 48,
+    *,
+    mode: str = "RGB",
+    color: Any = None,
+    noise_seed: int | None = None,
+    orientation: int = 1,
+) -> Path:
+    """An image at `path`, of the type its suffix names.
+
+    `width` and `height` as stored: orientations 5 to 8 show it the other way round. With `noise_seed` every pixel is
+    random (RGB and L alone), else it is one colour.
+    """
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if noise_seed is None:
+        image = Image.new(mode, (width, height), color if color is not None else "teal" if mode == "RGB" else 0)
+    else:
+        import random
+
+        channels = len(Image.new(mode, (1, 1)).getbands())
+        image = Image.frombytes(mode, (width, height), random.Random(noise_seed).randbytes(width * height * channels))
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    return path
