@@ -1,6 +1,6 @@
 """Files to numbered lines: the first step of every command.
 
-    path ─▶ Source ─▶ Chunk(s) ─▶ Line(s)
+    path ─▶ Source ─▶ Chunk(s) ─▶ Block ─▶ Line(s)
 
 A chunk is a run of whole records of one file, small enough to be one unit of work and cheap to hand to another
 process. Lines keep their physical number and byte offset to the end.
@@ -8,7 +8,46 @@ process. Lines keep their physical number and byte offset to the end.
 
 from __future__ import annotations
 
+import difflib
+import gzip
+import hashlib
+import mmap
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import orjson
+
+from kto_data import json_array, parquet
+from kto_data.errors import InputError
+from kto_data.json_array import BYTE_ORDER_MARK
+
+STDIN = "-"
+DEFAULT_ROWS_PER_CHUNK = 1000
+
+_READ_BYTES = 1 << 20
+
+
+class SourceKind(StrEnum):
+    """How the records lie in a file."""
+
+    JSONL = "jsonl"
+    JSONL_GZ = "jsonl.gz"
+    JSON = "json"  # one array of records, or a single record
+    JSON_GZ = "json.gz"
+    PARQUET = "parquet"
+    STDIN = "stdin"  # JSON lines
+
+
+_SUFFIXES = {f".{kind}": kind for kind in SourceKind if kind is not SourceKind.STDIN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,3 +58,313 @@ class Line:
     number: int  # physical line on which the record starts, 1-based; in parquet the row, 1-based
     byte_offset: int  # of the first byte in the (decompressed) file; in parquet 0
     raw: bytes
+    problem: str = ""  # why there is no record here, where the file's own structure is broken; `raw` is then no JSON
+
+
+class Block:
+    """The records of one chunk in bulk, for loops that cannot afford an object a record.
+
+    `raws[i]` is what `line(i).raw` is.
+    """
+
+    __slots__ = ("_byte_start", "_first_line", "_lengths", "_numbers", "_offsets", "_problems", "path", "raws")
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        raws: list[bytes],
+        first_line: int,
+        byte_start: int,
+        lengths: list[bytes] | None = None,
+        spans: Sequence[json_array.Span] = (),
+    ) -> None:
+        """`lengths`: the lines with all but their `\\n`, where offsets follow from them. `spans`: of an array."""
+        self.path = path
+        self.raws = raws
+        self._first_line = first_line
+        self._byte_start = byte_start
+        self._lengths = lengths
+        self._numbers = [span.line for span in spans] if spans else None
+        self._offsets: list[int] | None = [span.start for span in spans] if spans else None
+        self._problems = {index: span.problem for index, span in enumerate(spans) if span.problem}
+
+    def __len__(self) -> int:
+        return len(self.raws)
+
+    def line(self, index: int) -> Line:
+        """The record at `index` with its place."""
+        return Line(
+            path=self.path,
+            number=self._first_line + index if self._numbers is None else self._numbers[index],
+            byte_offset=self._offset(index),
+            raw=self.raws[index],
+            problem=self._problems.get(index, ""),
+        )
+
+    def _offset(self, index: int) -> int:
+        if self._offsets is None:
+            if self._lengths is None:
+                return 0
+            # One byte for the newline of each line before.
+            starts = accumulate(map(len, self._lengths), initial=self._byte_start)
+            self._offsets = [start + newlines for newlines, start in enumerate(starts)]
+        return self._offsets[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A run of whole records of one source. `block` and `lines` work in any process that sees the file."""
+
+    path: str
+    kind: SourceKind
+    num_rows: int
+    first_line: int  # number of the first record's line; in parquet its row
+    byte_start: int  # in the (decompressed) file; in parquet 0
+    byte_stop: int
+    payload: bytes | None = None  # the bytes themselves, where the file cannot be read from the middle
+    spans: tuple[json_array.Span, ...] = ()  # of an array: where its records lie
+
+    def block(self) -> Block:
+        """The chunk's records in bulk. Raises `InputError` where the file cannot be read, or has changed."""
+        if self.kind is SourceKind.PARQUET:
+            raws = parquet.read_rows(self.path, self.first_line - 1, self.num_rows)
+            if len(raws) != self.num_rows:
+                raise _changed(self.path)
+            return Block(path=self.path, raws=raws, first_line=self.first_line, byte_start=0)
+        data = self._read() if self.payload is None else self.payload
+        if self.spans:
+            raws = [span.raw(data, self.byte_start) for span in self.spans]
+            return Block(path=self.path, raws=raws, first_line=0, byte_start=0, spans=self.spans)
+        lines = data.split(b"\n")
+        if data.endswith(b"\n"):
+            lines.pop()
+        raws = [line.removesuffix(b"\r") for line in lines] if b"\r" in data else lines
+        return Block(path=self.path, raws=raws, first_line=self.first_line, byte_start=self.byte_start, lengths=lines)
+
+    def lines(self) -> Iterator[Line]:
+        """The chunk's records, one by one."""
+        block = self.block()
+        return map(block.line, range(len(block)))
+
+    def _read(self) -> bytes:
+        num_bytes = self.byte_stop - self.byte_start
+        with _reading(self.path), open(self.path, "rb") as file:
+            file.seek(self.byte_start)
+            data = file.read(num_bytes)
+        if len(data) != num_bytes:
+            raise _changed(self.path)
+        return data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One input: a file, or standard input."""
+
+    path: str  # as the user named it; "-" for standard input
+    kind: SourceKind
+
+    def chunks(self, rows_per_chunk: int = DEFAULT_ROWS_PER_CHUNK) -> Iterator[Chunk]:
+        """The records in runs of `rows_per_chunk`, the last of them shorter.
+
+        Standard input can be read once, and its payloads together are its bytes. Raises `InputError` where the file
+        cannot be read, and at the end where it had no records.
+        """
+        assert rows_per_chunk >= 1
+        chunks = self._plain_chunks
+        if self.kind is SourceKind.PARQUET:
+            chunks = self._parquet_chunks
+        elif self.kind in (SourceKind.JSON, SourceKind.JSON_GZ):
+            chunks = self._array_chunks
+        elif self.kind in (SourceKind.JSONL_GZ, SourceKind.STDIN):
+            chunks = self._streamed_chunks
+        empty = True
+        for chunk in chunks(rows_per_chunk):
+            empty = False
+            yield chunk
+        if empty:
+            raise no_rows(self.path)
+
+    def digest(self) -> tuple[str, int]:
+        """SHA-256 (hex) and size in bytes of the file as it lies on disk. Not for standard input, which is gone."""
+        assert self.kind is not SourceKind.STDIN
+        with _reading(self.path), open(self.path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256, file.tell()
+
+    def _plain_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
+        # Lines are measured and forgotten here, and read again by whoever works on the chunk: that costs less than
+        # handing them over.
+        start, number = 0, 1
+        with _reading(self.path), open(self.path, "rb", buffering=_READ_BYTES) as file:
+            while lengths := list(map(len, islice(file, rows_per_chunk))):
+                stop = start + sum(lengths)
+                yield Chunk(
+                    path=self.path,
+                    kind=self.kind,
+                    num_rows=len(lengths),
+                    first_line=number,
+                    byte_start=start,
+                    byte_stop=stop,
+                )
+                start, number = stop, number + len(lengths)
+
+    def _streamed_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
+        start, number = 0, 1
+        lines: list[bytes] = []
+        with _open_stream(self) as file:
+            while True:
+                with _decompressing(self.path, lambda: number + len(lines)):  # noqa: B023  (called at once)
+                    lines.extend(islice(file, rows_per_chunk))
+                if not lines:
+                    return
+                payload = b"".join(lines)
+                yield Chunk(
+                    path=self.path,
+                    kind=self.kind,
+                    num_rows=len(lines),
+                    first_line=number,
+                    byte_start=start,
+                    byte_stop=start + len(payload),
+                    payload=payload,
+                )
+                start, number = start + len(payload), number + len(lines)
+                lines.clear()
+
+    def _array_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
+        with _array_bytes(self) as data:
+            spans = json_array.spans(data)
+            while batch := tuple(islice(spans, rows_per_chunk)):
+                start, stop = batch[0].start, batch[-1].stop
+                yield Chunk(
+                    path=self.path,
+                    kind=self.kind,
+                    num_rows=len(batch),
+                    first_line=batch[0].line,
+                    byte_start=start,
+                    byte_stop=stop,
+                    payload=data[start:stop] if self.kind is SourceKind.JSON_GZ else None,
+                    spans=batch,
+                )
+
+    def _parquet_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
+        total = parquet.count_rows(self.path)
+        for start in range(0, total, rows_per_chunk):
+            yield Chunk(
+                path=self.path,
+                kind=self.kind,
+                num_rows=min(rows_per_chunk, total - start),
+                first_line=start + 1,
+                byte_start=0,
+                byte_stop=0,
+            )
+
+
+def open_source(path: str) -> Source:
+    """The source at `path`, which is a file of a known suffix or `-` for JSON lines on standard input.
+
+    A `.json` file that holds JSON lines is read as such. Raises `InputError` where the file is missing, no file, of an
+    unknown suffix, unreadable or empty.
+    """
+    if path == STDIN:
+        return Source(path=path, kind=SourceKind.STDIN)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _not_found(path) if isinstance(error, FileNotFoundError) else _unreadable(path, error) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a directory", hint="name its data files one by one")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a regular file", hint="pipe it in and read standard input: `-`")
+    kind = next((kind for suffix, kind in _SUFFIXES.items() if path.lower().endswith(suffix)), None)
+    if kind is None:
+        raise InputError(
+            f"{path}: unknown kind of file '{Path(path).suffix}'",
+            hint=f"known are {', '.join(_SUFFIXES)}; for JSON lines of another name: `… - < {path}`",
+        )
+    source = Source(path=path, kind=kind)
+    with _reading(path), open(path, "rb") as file:
+        if not file.read(1):
+            raise no_rows(path)
+    if kind in (SourceKind.JSON, SourceKind.JSON_GZ) and _holds_lines(source):
+        return Source(path=path, kind=SourceKind.JSONL if kind is SourceKind.JSON else SourceKind.JSONL_GZ)
+    return source
+
+
+def no_rows(path: str) -> InputError:
+    """The error for an input without any record."""
+    name = "standard input" if path == STDIN else path
+    return InputError(f"{name} has no rows", hint="check that whatever wrote it was finished")
+
+
+def _holds_lines(source: Source) -> bool:
+    """Whether a `.json` file holds JSON lines: its first line with text is an object by itself."""
+    with _open_stream(source) as file, _decompressing(source.path, lambda: 1):
+        first = next((line for line in file if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
+    try:
+        return isinstance(orjson.loads(first.removeprefix(BYTE_ORDER_MARK)), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+@contextmanager
+def _open_stream(source: Source) -> Iterator[BinaryIO]:
+    if source.kind is SourceKind.STDIN:
+        yield sys.stdin.buffer
+        return
+    with _reading(source.path), open(source.path, "rb") as raw:
+        if source.kind in (SourceKind.JSONL_GZ, SourceKind.JSON_GZ):
+            with gzip.open(raw) as file:
+                yield cast("BinaryIO", file)
+        else:
+            yield raw
+
+
+@contextmanager
+def _array_bytes(source: Source) -> Iterator[json_array.Buffer]:
+    """The whole of a `.json` file, mapped; of a `.json.gz`, in memory."""
+    with _open_stream(source) as file:
+        if source.kind is SourceKind.JSON_GZ:
+            pieces: list[bytes] = []
+            with _decompressing(source.path, lambda: 1 + sum(piece.count(b"\n") for piece in pieces)):
+                pieces.extend(iter(lambda: file.read(_READ_BYTES), b""))
+            yield b"".join(pieces)
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                yield mapped
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+@contextmanager
+def _decompressing(path: str, line_reached: Callable[[], int]) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path} is damaged: decompression fails in or after line {line_reached()}: {error}",
+            hint="check that it was copied whole (`gzip --test`)",
+        ) from None
+
+
+def _not_found(path: str) -> InputError:
+    near = []
+    with suppress(OSError):
+        near = difflib.get_close_matches(Path(path).name, os.listdir(Path(path).parent), n=1)
+    return InputError(
+        f"{path} does not exist", hint=f"did you mean {Path(path).with_name(near[0])}?" if near else "check the path"
+    )
+
+
+def _unreadable(path: str, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read: {error.strerror or error}", hint="check its permissions")
+
+
+def _changed(path: str) -> InputError:
+    return InputError(f"{path} changed while it was read", hint="run again when nothing writes to it")
