@@ -10,18 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from kto_data.policy import TooLong
 from kto_data.processor import ImageSpan, Processor, Rendered, common_prefix_length
 from kto_data.record import Record
-
-
-class TooLong(StrEnum):
-    """What becomes of a record whose prompt and completion do not fit the maximum length."""
-
-    ERROR = "error"
-    DROP = "drop"
-    TRUNCATE_COMPLETION = "truncate-completion"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from kto_data.encode import Encoded
+from kto_data.errors import InputError
 from kto_data.manifest import Shard
 
 _ROWS_PER_BATCH = 1000  # rows of one Arrow record batch; what `datasets` seeks by
@@ -77,7 +79,7 @@ class CachedRow:
 def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
     """Write `rows` to `folder/name`, whole or not at all; the path in the answer is `name`.
 
-    Raises OSError when the disk is full or the folder cannot be written to.
+    Raises `InputError` when the disk is full or the folder cannot be written to.
     """
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
@@ -92,15 +94,27 @@ def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is either there with all of `content`, or as it was before."""
     temporary = path.with_name(f".{path.name}.tmp")
+    with writing_to(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Makes of a full disk or a missing permission an `InputError` that names the file."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}", hint="free some space, or write to another folder"
+        ) from None
 
 
 def write_dataset_files(folder: Path, splits: dict[str, Iterable[str]], fingerprint: str) -> None:

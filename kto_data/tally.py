@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 
+from kto_data.digest import digest, message_text
 from kto_data.encode import Encoded
 from kto_data.manifest import LabelCounts, SplitCounts
-from kto_data.record import Message, Record
+from kto_data.record import Record
 
 ROW_DTYPE = np.dtype(
     [
@@ -109,7 +110,7 @@ class TallyBuilder:
         if encoded.num_cut:
             self._tally.truncated[label] += 1
         self._tally.by_source[record.source or "", label] += 1
-        completion = _text(record.completion)
+        completion = message_text(record.completion)
         completion_key = xxhash.xxh3_64_intdigest(completion.encode())
         self._repeats[completion_key] += 1
         self._texts.setdefault(completion_key, completion[:_TEXT_CHARS])
@@ -134,16 +135,6 @@ class TallyBuilder:
 
 
 def prompt_key(record: Record) -> int:
-    """A 64-bit hash of all that the completion answers: messages, in order, and image paths."""
-    digest = xxhash.xxh3_64()
-    for message in record.prompt:
-        digest.update(f"{message.role}\x1e{_text(message)}\x1f".encode())
-    digest.update("\x1d".join(record.images).encode())
-    return digest.intdigest()
-
-
-def _text(message: Message) -> str:
-    """A message as one string, placeholders included: the same for both ways of writing it."""
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(part.text if part.type == "text" else "<image>" for part in message.content)
+    """A 64-bit number for all that the completion answers: messages, image paths and tools."""
+    turns = [piece for message in record.prompt for piece in (message.role, message_text(message))]
+    return digest(turns, list(record.images), record.tools or None)

@@ -1,0 +1,305 @@
+"""The loop from input files to a cache: units of work, their results in order, and the manifest last.
+
+    files ─▶ Unit(s) ─▶ Built(s) ─▶ splits, report, rejects ─▶ manifest.json
+
+All is built in a hidden folder inside the output and moved into place when it is whole, so that a run that fails or
+is killed leaves an earlier cache as it was. A folder without a manifest is not a cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kto_data import build
+from kto_data.build import BuildSettings, Built, Unit
+from kto_data.engine import local
+from kto_data.errors import InputError, UsageError
+from kto_data.finding import Finding, Severity
+from kto_data.formats import Layout
+from kto_data.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    InputFile,
+    Manifest,
+    Shard,
+    Split,
+    fingerprint,
+)
+from kto_data.policy import Invalid, TooLong
+from kto_data.processor import Processor, load_processor
+from kto_data.report.balance import BalanceReport, balance_report
+from kto_data.shard import write_dataset_files, write_whole, writing_to
+from kto_data.source import Chunk, Source, SourceKind
+from kto_data.tally import Tally
+
+REPORT_NAME = "report.json"
+REJECTS_NAME = "rejects.jsonl"
+_BUILDING = ".building"
+_LOCK = ".lock"
+_OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME)
+"""What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
+_ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
+"""Libraries whose version may change ids or bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input file of a split."""
+
+    source: Source
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessSettings:
+    """What a cache is made of and how."""
+
+    inputs: Mapping[str, tuple[Input, ...]]  # split -> files
+    output: Path
+    build: BuildSettings
+    shard_rows: int
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a run; `manifest` and `report` are None where errors in the data kept it from making a cache."""
+
+    manifest: Manifest | None
+    report: BalanceReport | None
+    findings: tuple[Finding, ...]
+    num_rows: int
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are errors, whether or not their rows were dropped as asked."""
+        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
+
+
+Progress = Callable[[int, int], None]
+"""Told the numbers of rows read and dropped so far."""
+
+
+def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
+    """Make the cache.
+
+    Raises `UsageError` when the output is in use or holds something else, `ModelError` when the model cannot be used,
+    and `InputError` when a file cannot be read or written, or no row is left.
+    """
+    processor = load_processor(settings.build.model, trust_remote_code=settings.build.trust_remote_code)
+    with _output_lock(settings.output):
+        building = settings.output / _BUILDING
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            return _make(settings, processor, building, progress)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
+    splits = {name: _SplitSoFar() for name in settings.inputs}
+    files = [_InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
+    findings: list[Finding] = []
+    num_read = num_dropped = 0
+    for file, built in _built_units(settings, files, building):
+        rows = sum(built.tally.read.values())
+        file.num_rows += rows
+        splits[file.split].add(built)
+        findings += built.findings
+        num_read += rows
+        num_dropped += sum(built.tally.dropped.values())
+        progress(num_read, num_dropped)
+    report = balance_report({name: so_far.merged() for name, so_far in splits.items()})
+    if _is_refused(settings.build, findings):
+        return Result(None, None, tuple(findings), num_read)
+    for name, so_far in splits.items():
+        if not so_far.shards:
+            raise InputError(
+                f"no row of the {name} split is left: {len(so_far.rejects):,} lines were dropped",
+                hint="run `ktodata validate` on the files to see why, or raise --max-length",
+            )
+    manifest = _manifest(settings, processor, [file.finish() for file in files], splits, report)
+    _publish(settings.output, building, manifest, report, splits)
+    return Result(manifest, report, tuple(findings), num_read)
+
+
+def _is_refused(settings: BuildSettings, findings: list[Finding]) -> bool:
+    if settings.invalid is Invalid.ERROR:
+        return any(finding.severity is Severity.ERROR for finding in findings)
+    # Rows that are only too long are no invalid rows: they are told of separately, by --too-long.
+    return settings.too_long is TooLong.ERROR and any(finding.code in build.TOO_LONG_CODES for finding in findings)
+
+
+class _SplitSoFar:
+    """What the units of one split have given so far."""
+
+    def __init__(self) -> None:
+        self.shards: list[Shard] = []
+        self.rejects: list[bytes] = []
+        self._tallies: list[Tally] = []
+        self._merged: Tally | None = None
+
+    def add(self, built: Built) -> None:
+        if built.shard is not None:
+            self.shards.append(built.shard)
+        self.rejects += built.rejects
+        self._tallies.append(built.tally)
+
+    def merged(self) -> Tally:
+        """All counts of the split."""
+        if self._merged is None:
+            self._merged = Tally().merge(self._tallies)
+            self._tallies = []
+        return self._merged
+
+
+class _InputSoFar:
+    """One input file, its rows counted and, where it can be read only once, its bytes hashed as they pass."""
+
+    def __init__(self, split: str, file: Input) -> None:
+        self.split = split
+        self.file = file
+        self.num_rows = 0
+        self._passing = hashlib.sha256()
+        self._num_bytes = 0
+
+    def chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
+        for chunk in self.file.source.chunks(rows_per_chunk):
+            if self.file.source.kind is SourceKind.STDIN:
+                assert chunk.payload is not None
+                self._passing.update(chunk.payload)
+                self._num_bytes += len(chunk.payload)
+            yield chunk
+
+    def finish(self) -> InputFile:
+        """The file as the manifest has it, once all its chunks are drawn."""
+        source = self.file.source
+        is_stdin = source.kind is SourceKind.STDIN
+        sha256, num_bytes = (self._passing.hexdigest(), self._num_bytes) if is_stdin else source.digest()
+        return InputFile(path=source.path, split=self.split, sha256=sha256, bytes=num_bytes, rows=self.num_rows)
+
+
+def _built_units(
+    settings: PreprocessSettings, files: Sequence[_InputSoFar], building: Path
+) -> Iterator[tuple[_InputSoFar, Built]]:
+    """The result of each unit with the file it is of, in the order of the input."""
+    origin: deque[_InputSoFar] = deque()  # of the units under way, oldest first
+    numbers = {split: itertools.count() for split in settings.inputs}
+
+    def units() -> Iterator[Unit]:
+        for file in files:
+            folder = building / file.split
+            with writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            for chunk in file.chunks(settings.shard_rows):
+                origin.append(file)
+                yield Unit(chunk, file.file.layout, folder, f"shard-{next(numbers[file.split]):05d}.arrow")
+
+    results = local.run(build.build, units(), jobs=settings.jobs, initializer=build.start, initargs=(settings.build,))
+    for built in results:
+        yield origin.popleft(), built
+
+
+def _manifest(
+    settings: PreprocessSettings,
+    processor: Processor,
+    inputs: list[InputFile],
+    splits: Mapping[str, _SplitSoFar],
+    report: BalanceReport,
+) -> Manifest:
+    options = settings.build
+    parts: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "inputs": [{"path": i.path, "split": i.split, "sha256": i.sha256} for i in inputs],
+        "layouts": [repr(file.layout) for files in settings.inputs.values() for file in files],
+        **processor.fingerprint_parts(),
+        "image_min_pixels": options.budget.min_pixels,
+        "image_max_pixels": options.budget.max_pixels,
+        "max_length": options.max_length,
+        "too_long": options.too_long.value,
+        "invalid": options.invalid.value,
+        "shard_rows": settings.shard_rows,
+        "shards": {name: [shard.sha256 for shard in so_far.shards] for name, so_far in splits.items()},
+        "libraries": {name: version(name) for name in _ID_LIBRARIES},
+    }
+    return Manifest(
+        fingerprint=fingerprint(parts),
+        parts=parts,
+        has_images=processor.has_images,
+        image_root=os.path.relpath(options.image_root, settings.output.resolve()),
+        image_min_pixels=options.budget.min_pixels,
+        image_max_pixels=options.budget.max_pixels,
+        max_length=options.max_length,
+        inputs=tuple(inputs),
+        splits={name: _split(name, so_far, report) for name, so_far in splits.items()},
+    )
+
+
+def _split(name: str, so_far: _SplitSoFar, report: BalanceReport) -> Split:
+    rows = so_far.merged().rows
+    shards = tuple(shard.model_copy(update={"path": f"{name}/{shard.path}"}) for shard in so_far.shards)
+    return Split(
+        shards=shards,
+        counts=report.splits[name].counts,
+        num_tokens=int(rows["num_prompt"].sum() + rows["num_completion"].sum()),
+        num_image_tokens=int(rows["num_image_tokens"].sum()),
+        num_completion_tokens=int(rows["num_completion"].sum()),
+        num_images=int(rows["num_images"].sum()),
+        max_num_tokens=int((rows["num_prompt"] + rows["num_completion"]).max()),
+    )
+
+
+def _publish(
+    output: Path, building: Path, manifest: Manifest, report: BalanceReport, splits: Mapping[str, _SplitSoFar]
+) -> None:
+    """Put the cache into place. From the first step to the last the folder has no manifest, and so is no cache."""
+    names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
+    write_dataset_files(building, names, manifest.fingerprint)
+    write_whole(building / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")
+    rejects = b"".join(line + b"\n" for so_far in splits.values() for line in so_far.rejects)
+    write_whole(building / REJECTS_NAME, rejects)
+    with writing_to(output):
+        (output / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in _OWN_NAMES:
+            if (output / name).is_dir():
+                shutil.rmtree(output / name)
+            if (building / name).exists():
+                (building / name).replace(output / name)
+    write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
+@contextmanager
+def _output_lock(output: Path) -> Iterator[None]:
+    """Hold the output folder, made if it is missing, against a second run.
+
+    Raises `UsageError` when another run holds it, or it holds something that is not a cache.
+    """
+    with writing_to(output):
+        output.mkdir(parents=True, exist_ok=True)
+        names = os.listdir(output)
+        others = sorted(set(names) - {_BUILDING, _LOCK, *_OWN_NAMES})
+        if others and MANIFEST_NAME not in names:
+            raise UsageError(
+                f"{output} is not empty and holds no cache (for one, {others[0]!r})",
+                hint="give --output a new folder, or empty this one",
+            )
+        lock = open(output / _LOCK, "w")  # noqa: SIM115 - held until the run ends
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another run is writing {output}", hint="wait for it to end, or give --output another folder"
+            ) from None
+        yield
