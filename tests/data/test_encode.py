@@ -53,7 +53,7 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 
 
 def sample(messages: list[dict[str, Any]], sizes: list[tuple[int, int]] = SIZES) -> Sample:
-    record = Record.model_validateorjson.dumps(orjson.dumps(make_record(messages=messages)))
+    record = Record.model_validate_json(orjson.dumps(make_record(messages=messages)))
     num_images = sum(message.num_images() for message in record.messages)
     refs = [ImageRef(f"{i}.png", "", *sizes[i % len(sizes)], num_tokens=0) for i in range(num_images)]
     return Sample(record.model_copy(update={"images": tuple(ref.path for ref in refs)}), tuple(refs))
@@ -123,7 +123,7 @@ def test_tools_and_template_arguments_reach_the_template(tiny_model: TinyModel) 
     processor = load_processor(tiny_model("text"))
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
     plain = make_record(messages=[user("hi"), assistant("yo")])
-    with_tools = Record.model_validateorjson.dumps(orjson.dumps({**plain, "tools": [tool]}))
+    with_tools = Record.model_validate_json(orjson.dumps({**plain, "tools": [tool]}))
     rendered = processor.render(with_tools)
     assert "weather" in rendered.prompt
     assert rendered.completion.startswith(rendered.prompt)
