@@ -16,8 +16,6 @@ Pure: the same rows, batch size, seed and ranks give the same groups on every ma
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -25,16 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kto_data.errors import ConfigError
+from kto_train.partners import Fitter, arrange, spread_equal_completions
 
 _BUCKETS_PER_DOUBLING = 8
 """Rows whose lengths differ by less than about 9 % are alike; the seed decides among them."""
-_SEARCH_WINDOW = 512
-"""How many groups to either side are asked for a row to exchange."""
-_TAKERS_TRIED = 32
-"""How many groups to either side are asked, of those known to be able to take a row."""
-_FIT_WINDOW = 16
-"""How many groups to either side are asked for a row under which a KL sequence fits."""
-
 Ints = NDArray[np.int64]
 
 
@@ -113,10 +105,12 @@ def build_groups(
     """
     sizes = group_sizes(len(rows), batch_size, num_ranks)
     groups = _compose(rows, sizes, seed)
-    _spread_equal_completions(groups, rows)
-    groups = [_arrange(group, rows.completion_key) for group in groups]
+    keys, labels = rows.completion_key.tolist(), rows.label.tolist()
+    spread_equal_completions(groups, keys, labels)
+    groups = [arrange(group, keys) for group in groups]
     if max_length is not None:
-        _Fitter(groups, rows, max_length).fit()
+        room, length = (max_length - rows.prompt_length).tolist(), rows.completion_length.tolist()
+        Fitter(groups, keys, labels, room=room, length=length).fit()
     return _measured(groups, rows, max_length)
 
 
@@ -140,17 +134,6 @@ def group_sizes(num_rows: int, batch_size: int, num_ranks: int) -> list[int]:
     return [small + 1] * larger + [small] * (number - larger)
 
 
-def min_self_pairs(largest_multiplicity: int, sizes: list[int]) -> int:
-    """The fewest self-pairs that groups of these sizes allow when the commonest completion occurs that often.
-
-    A cycle of m rows holds k equal completions apart from each other if k <= m / 2; after that each one more costs
-    one pair where m is odd and k the first too many, and two pairs otherwise.
-    """
-    excess = max(0, largest_multiplicity - sum(size // 2 for size in sizes))
-    odd = sum(size % 2 for size in sizes)
-    return min(excess, odd) + 2 * max(0, excess - odd)
-
-
 def _compose(rows: Rows, sizes: list[int], seed: int) -> list[list[int]]:
     """Rows dealt to groups: consecutive rows by length of either label, in the overall proportion of labels."""
     length = rows.prompt_length + rows.completion_length
@@ -168,223 +151,6 @@ def _compose(rows: Rows, sizes: list[int], seed: int) -> list[list[int]]:
         ]
         for g in range(len(sizes))
     ]
-
-
-def _arrange(group: list[int], key: Ints) -> list[int]:
-    """`group` in an order with the fewest equal neighbours on the cycle: the commonest completion on every other place."""
-    keys = [int(key[row]) for row in group]
-    counts = Counter(keys)
-    if len(counts) == len(group):
-        return group
-    ranked = sorted(range(len(group)), key=lambda i: (-counts[keys[i]], keys[i]))
-    places = [*range(0, len(group), 2), *range(1, len(group), 2)]
-    arranged = [0] * len(group)
-    for place, i in zip(places, ranked, strict=True):
-        arranged[place] = group[i]
-    return arranged
-
-
-def _spread_equal_completions(groups: list[list[int]], rows: Rows) -> None:
-    """Exchange rows between groups, near ones first, until none holds more of one completion than it can keep apart."""
-    key = rows.completion_key
-    if len(np.unique(key)) == len(key):
-        return
-    exchange = _Exchange(groups, rows)
-    occurrences = Counter(key.tolist())
-    least = min_self_pairs(max(occurrences.values()), [len(group) for group in groups])
-    for same_label in (True, False):
-        before = exchange.cost + 1
-        while least < exchange.cost < before:
-            before = exchange.cost
-            for g in range(len(groups)):
-                while exchange.cost_of(g) and exchange.improve(g, same_label):
-                    pass
-    if exchange.cost > least and len(groups) <= _SEARCH_WINDOW:
-        dealt = _dealt(groups, rows, occurrences)
-        if _Exchange(dealt, rows).cost < exchange.cost:
-            groups[:] = dealt
-
-
-class _Exchange:
-    """Exchanges of one row for one row between two groups, each lowering the cost: self-pairs in the best orders."""
-
-    def __init__(self, groups: list[list[int]], rows: Rows) -> None:
-        self.groups = groups
-        self.key = rows.completion_key.tolist()
-        self.label = rows.label.tolist()
-        self.counts = [Counter(self.key[row] for row in group) for group in groups]
-        self.cost = sum(self.cost_of(g) for g in range(len(groups)))
-        occurrences = Counter(self.key)
-        # Of a completion that is everywhere, few groups can take one more: those are kept in a list. Of any other,
-        # nearly every group can.
-        self.takers = {
-            kind: [g for g in range(len(groups)) if self._can_take(g, kind)]
-            for kind, count in occurrences.items()
-            if count > len(groups) / 4
-        }
-
-    def cost_of(self, g: int) -> int:
-        """Self-pairs that the best order of group g has."""
-        return max(0, 2 * max(self.counts[g].values()) - len(self.groups[g]))
-
-    def improve(self, g: int, same_label: bool) -> bool:
-        """Exchange a row of g's commonest completion with a near group; False where no near exchange lowers the cost."""
-        common = self.counts[g].most_common(1)[0][0]
-        own = [i for i, row in enumerate(self.groups[g]) if self.key[row] == common]
-        return any(self._exchange_with(g, own, h, same_label) for h in self._near(g, common) if h != g)
-
-    def _can_take(self, g: int, kind: int) -> bool:
-        return self.counts[g][kind] < (len(self.groups[g]) + 1) // 2
-
-    def _near(self, g: int, kind: int) -> Iterator[int]:
-        """Groups that might take one more of this completion, the nearest first."""
-        if kind not in self.takers:
-            yield from _outwards(g, len(self.groups), _SEARCH_WINDOW)
-            return
-        takers = self.takers[kind]
-        middle = bisect_left(takers, g)
-        for i in [middle, *_outwards(middle, len(takers), _TAKERS_TRIED)]:
-            if i < len(takers):
-                yield takers[i]
-
-    def _exchange_with(self, g: int, own: list[int], h: int, same_label: bool) -> bool:
-        before = self.cost
-        tried: set[tuple[int, bool]] = set()
-        for i in own:
-            mine = self.groups[g][i]
-            for j, other in enumerate(self.groups[h]):
-                kind = (self.key[other], self.label[mine] == self.label[other])
-                if kind[0] == self.key[mine] or kind in tried or (same_label and not kind[1]):
-                    continue
-                tried.add(kind)
-                self._swap(g, i, h, j)
-                if self.cost < before:
-                    self._note_takers(g, h, (self.key[mine], self.key[other]))
-                    return True
-                self._swap(g, i, h, j)
-        return False
-
-    def _swap(self, g: int, i: int, h: int, j: int) -> None:
-        mine, other = self.groups[g][i], self.groups[h][j]
-        self.cost -= self.cost_of(g) + self.cost_of(h)
-        self.groups[g][i], self.groups[h][j] = other, mine
-        _move(self.counts[g], self.key[mine], self.key[other])
-        _move(self.counts[h], self.key[other], self.key[mine])
-        self.cost += self.cost_of(g) + self.cost_of(h)
-
-    def _note_takers(self, g: int, h: int, kinds: tuple[int, int]) -> None:
-        for kind in kinds:
-            takers = self.takers.get(kind)
-            if takers is None:
-                continue
-            for group in (g, h):
-                place = bisect_left(takers, group)
-                listed = place < len(takers) and takers[place] == group
-                if listed and not self._can_take(group, kind):
-                    del takers[place]
-                elif not listed and self._can_take(group, kind):
-                    takers.insert(place, group)
-
-
-def _outwards(middle: int, length: int, most: int) -> Iterator[int]:
-    """Indices below `length` around `middle`, itself left out, at most `most` to either side."""
-    for distance in range(1, min(most, length) + 1):
-        for index in (middle - distance, middle + distance):
-            if 0 <= index < length:
-                yield index
-
-
-def _move(counts: Counter[int], out: int, into: int) -> None:
-    counts[out] -= 1
-    if not counts[out]:
-        del counts[out]
-    counts[into] += 1
-
-
-def _dealt(groups: list[list[int]], rows: Rows, occurrences: Counter[int]) -> list[list[int]]:
-    """All rows dealt anew, the commonest completion first, each to the group with most room for one more of its kind.
-
-    The last resort of small data full of equal answers: lengths and labels are let go to keep equal answers apart.
-    """
-    key = rows.completion_key.tolist()
-    sizes = [len(group) for group in groups]
-    dealt: list[list[int]] = [[] for _ in sizes]
-    counts: list[Counter[int]] = [Counter() for _ in sizes]
-    for row in sorted(range(len(key)), key=lambda row: (-occurrences[key[row]], key[row], row)):
-        kind = key[row]
-        open_groups = (g for g in range(len(sizes)) if len(dealt[g]) < sizes[g])
-        g = max(open_groups, key=lambda g: _room(sizes[g], counts[g][kind], len(dealt[g])))
-        dealt[g].append(row)
-        counts[g][kind] += 1
-    return dealt
-
-
-def _room(size: int, of_kind: int, taken: int) -> tuple[bool, int, int]:
-    return (size // 2 > of_kind, size - 2 * of_kind, size - taken)
-
-
-class _Fitter:
-    """Brings prompt + partner's completion under `max_length` by reordering groups and exchanging rows with near ones."""
-
-    def __init__(self, groups: list[list[int]], rows: Rows, max_length: int) -> None:
-        self.groups = groups
-        self.room = (max_length - rows.prompt_length).tolist()  # tokens that a completion may have behind each prompt
-        self.length = rows.completion_length.tolist()
-        self.key = rows.completion_key.tolist()
-        self.label = rows.label.tolist()
-
-    def fit(self) -> None:
-        """Lower the number of cut KL sequences, never raising the number of self-pairs."""
-        for g in range(len(self.groups)):
-            if self.cost(self.groups[g])[1]:
-                self.groups[g] = self.reorder(self.groups[g])
-        for g in range(len(self.groups)):
-            for distance in range(1, min(_FIT_WINDOW, len(self.groups))):
-                for h in (g - distance, g + distance):
-                    if 0 <= h < len(self.groups) and self.cost(self.groups[g])[1]:
-                        self._exchange(g, h)
-
-    def cost(self, group: list[int]) -> tuple[int, int]:
-        """(self-pairs, cut KL sequences) of a group in this order."""
-        self_pairs = cuts = 0
-        for place, row in enumerate(group):
-            partner = group[place - 1]
-            self_pairs += self.key[row] == self.key[partner]
-            cuts += self.length[partner] > self.room[row]
-        return self_pairs, cuts
-
-    def reorder(self, group: list[int]) -> list[int]:
-        """The best order that exchanging two places at a time leads to."""
-        best, best_cost = group, self.cost(group)
-        improved = True
-        while improved and best_cost[1]:
-            improved = False
-            for i in range(len(group)):
-                for j in range(i + 1, len(group)):
-                    candidate = best.copy()
-                    candidate[i], candidate[j] = candidate[j], candidate[i]
-                    cost = self.cost(candidate)
-                    if cost < best_cost:
-                        best, best_cost, improved = candidate, cost, True
-        return best
-
-    def _exchange(self, g: int, h: int) -> None:
-        mine, other = self.groups[g], self.groups[h]
-        before = _plus(self.cost(mine), self.cost(other))
-        for i, row in enumerate(mine):
-            for j, candidate in enumerate(other):
-                if self.label[row] != self.label[candidate]:
-                    continue
-                new_mine = self.reorder([*mine[:i], candidate, *mine[i + 1 :]])
-                new_other = self.reorder([*other[:j], row, *other[j + 1 :]])
-                after = _plus(self.cost(new_mine), self.cost(new_other))
-                if after[0] <= before[0] and after[1] < before[1]:
-                    self.groups[g], self.groups[h] = new_mine, new_other
-                    return
-
-
-def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return (a[0] + b[0], a[1] + b[1])
 
 
 def _measured(groups: list[list[int]], rows: Rows, max_length: int | None) -> Groups:
