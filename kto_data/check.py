@@ -1,6 +1,6 @@
 """One line to its findings and records: the check that `validate` and `preprocess` share.
 
-    Line ─▶ LineChecker ─▶ CheckedLine(findings, samples)
+Line ─▶ LineChecker ─▶ CheckedLine(findings, samples)
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import xxhash
-
 from kto_data.digest import record_digest
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
+from kto_data.read import read_rows
 from kto_data.record import Record
-from kto_data.row import Row, read_rows
+from kto_data.row import Row, SyntaxProblem
 from kto_data.rules import ALL_RULES
-from kto_data.rules.base import Defect, Rule, Stage
+from kto_data.rules.base import AnyRule, Defect, Stage
 from kto_data.rules.facts import ChunkFacts, ConfigFacts, DatasetFacts, ImageFacts
 from kto_data.source import Line
 
-_PROBES_REMEMBERED = 100_000  # a worker's memory of images: some 50 MB
+_IMAGES_REMEMBERED = 50_000  # a worker's memory of images: some 30 MB
+
+NO_BUDGET = PixelBudget()
 
 DEFAULT_CODES: frozenset[str] = frozenset(rule.code for rule in ALL_RULES if rule.default)
 """The rules that run where nothing is selected."""
@@ -36,16 +37,16 @@ class CheckSettings:
 
     images: ImageCheck = ImageCheck.HEADER
     image_root: Path | None = None  # None: the folder of each data file
-    budget: PixelBudget = PixelBudget()
+    budget: PixelBudget = NO_BUDGET
     codes: frozenset[str] = DEFAULT_CODES
 
-    def rules(self, stage: Stage) -> tuple[Rule, ...]:
+    def rules(self, stage: Stage) -> tuple[AnyRule, ...]:
         """The selected rules of a stage that can run with these settings."""
         return tuple(
             rule for rule in ALL_RULES if rule.code in self.codes and rule.stage is stage and not self.skip_reason(rule)
         )
 
-    def skip_reason(self, rule: Rule) -> str:
+    def skip_reason(self, rule: AnyRule) -> str:
         """Why a rule cannot run with these settings; empty where it can."""
         levels = list(ImageCheck)
         if levels.index(self.images) >= levels.index(rule.needs):
@@ -68,6 +69,7 @@ class CheckedLine:
     line: Line
     findings: tuple[Finding, ...]
     samples: tuple[CheckedRecord, ...]
+    labels: tuple[bool | None, ...]  # of each of its records, readable or not; none of a blank line
     format: str  # the format it is written in; empty where it could not be told
     unmapped_images: bool  # it has images that the column mapping leaves out
 
@@ -85,7 +87,9 @@ class LineChecker:
         self.settings = settings
         self._row_rules = settings.rules(Stage.ROW)
         self._image_rules = settings.rules(Stage.IMAGE)
-        self._probe = lru_cache(maxsize=_PROBES_REMEMBERED)(self._probe_anew)
+        self._probe = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._probe_anew)
+        self._is_clean = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._is_clean_anew)
+        self._root = lru_cache(self._find_root)
 
     def check(self, line: Line) -> CheckedLine:
         """All findings of the row and image rules about `line`, in the order of their codes, and its records."""
@@ -93,40 +97,48 @@ class LineChecker:
         samples = []
         rows = read_rows(line, self.layout)
         for row in rows:
-            probes = self.probes(row.image_paths, line.path)
+            probes = self._probes([path for _, path in row.image_paths], line.path)
             for rule, defect in self._defects(row, probes):
                 findings[as_finding(rule, defect, _location(row, defect), row)] = None
             if row.record is not None:
                 samples.append(CheckedRecord(row.record, tuple(probes[path] for path in row.record.images)))
         return CheckedLine(
             line=line,
-            findings=tuple(findings),
+            findings=tuple(sorted(findings, key=Finding.sort_key)),
             samples=tuple(samples),
+            labels=() if _is_blank(rows[0]) else tuple(row.label for row in rows),
             format=rows[0].format if rows[0].value is not None else "",
             unmapped_images=any(row.unmapped_images for row in rows),
         )
 
-    def probes(self, paths: tuple[str, ...], data_path: str) -> dict[str, ImageProbe]:
-        """A probe for each distinct image path of a record of the data file `data_path`."""
-        if not paths:
-            return {}
-        root = os.path.realpath(self.settings.image_root or os.path.dirname(data_path))
+    def _probes(self, paths: list[str], data_path: str) -> dict[str, ImageProbe]:
+        root = self._root(data_path) if paths else ""
         return {given: self._probe(given, root) for given in paths}
 
-    def image_defects(self, image: ImageProbe) -> Iterator[tuple[Rule, Defect]]:
-        """What the image rules say about one image."""
+    def _image_defects(self, image: ImageProbe) -> Iterator[tuple[AnyRule, Defect]]:
         facts = ImageFacts(image, self.settings.budget)
         for rule in self._image_rules:
             for defect in rule.check(facts):
                 yield rule, defect
 
-    def _defects(self, row: Row, probes: dict[str, ImageProbe]) -> Iterator[tuple[Rule, Defect]]:
+    def is_clean_image(self, path: str, data_path: str) -> bool:
+        """Whether the image rules find nothing about an image of a record of the data file `data_path`."""
+        return self._is_clean(path, self._root(data_path))
+
+    def _defects(self, row: Row, probes: dict[str, ImageProbe]) -> Iterator[tuple[AnyRule, Defect]]:
         for rule in self._row_rules:
             for defect in rule.check(row):
                 yield rule, defect
         for index, path in row.image_paths:
-            for rule, defect in self.image_defects(probes[path]):
+            for rule, defect in self._image_defects(probes[path]):
                 yield rule, replace(defect, pointer=f"/images/{index}")
+
+    def _find_root(self, data_path: str) -> str:
+        # Of standard input the folder is the current one.
+        return os.path.realpath(self.settings.image_root or os.path.dirname(data_path))
+
+    def _is_clean_anew(self, given: str, root: str) -> bool:
+        return next(self._image_defects(self._probe(given, root)), None) is None
 
     def _probe_anew(self, given: str, root: str) -> ImageProbe:
         if self.settings.images is ImageCheck.OFF:
@@ -136,13 +148,17 @@ class LineChecker:
 
 def note(checked: CheckedLine, facts: ChunkFacts) -> None:
     """Add what the dataset rules need to know of a line to the facts of its chunk."""
-    number = checked.line.number
-    if checked.format:
-        facts.add_format(checked.format, number)
-    if checked.unmapped_images:
-        facts.add_unmapped(number)
+    note_shape(checked, facts)
     for sample in checked.samples:
-        facts.add_sample(record_digest(sample.record), number, sample.record.label)
+        facts.add_sample(record_digest(sample.record), checked.line.number, sample.record.label)
+
+
+def note_shape(checked: CheckedLine, facts: ChunkFacts) -> None:
+    """Add what a line says of the whole input, its samples left out: its format, and images that are not mapped."""
+    if checked.format:
+        facts.add_format(checked.format, checked.line.number)
+    if checked.unmapped_images:
+        facts.add_unmapped(checked.line.number)
 
 
 def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:
@@ -153,7 +169,7 @@ def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Find
         yield from _dataset_findings(rule, facts)
 
 
-def as_finding(rule: Rule, defect: Defect, location: Location, row: Row | None = None) -> Finding:
+def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | None = None) -> Finding:
     """The finding that `rule` makes of `defect`."""
     return Finding(
         code=rule.code,
@@ -161,19 +177,23 @@ def as_finding(rule: Rule, defect: Defect, location: Location, row: Row | None =
         location=location,
         message=defect.message,
         record_id=row.record_id if row else None,
-        row_hash=xxhash.xxh3_64_hexdigest(row.line.raw) if row else None,
+        row_hash=row.row_hash if row else None,
     )
 
 
-def _dataset_findings(rule: Rule, subject: DatasetFacts | ConfigFacts) -> Iterator[Finding]:
+def _dataset_findings(rule: AnyRule, subject: DatasetFacts | ConfigFacts) -> Iterator[Finding]:
     for defect in rule.check(subject):
         assert defect.path is not None
         yield as_finding(rule, defect, Location(path=defect.path, line=defect.line))
 
 
 def _location(row: Row, defect: Defect) -> Location:
-    line = row.line
-    return Location(path=line.path, line=line.number, byte_offset=line.byte_offset, pointer=row.user_pointer(defect.pointer))
+    line, pointer = row.line, row.user_pointer(defect.pointer)
+    return Location(path=line.path, line=line.number, byte_offset=line.byte_offset, pointer=pointer)
+
+
+def _is_blank(row: Row) -> bool:
+    return any(fact.problem is SyntaxProblem.BLANK_LINE for fact in row.facts)
 
 
 def _judge_by_name(given: str, root: str) -> ImageProbe:

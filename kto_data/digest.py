@@ -11,21 +11,23 @@ import xxhash
 
 from kto_data.record import IMAGE_PLACEHOLDER, Message, Record
 
-_BETWEEN = "\x1f"  # ASCII unit separator
+BETWEEN = "\x1f"  # ASCII unit separator
+"""Stands between role, text, role, text, … where a conversation is written as one string."""
 
 
-def digest(turns: list[str], images: list[str], tools: object = None) -> int:
-    """The number of a sample. `turns` is role, text, role, text, …, with a placeholder for each image in the texts."""
-    pieces = [*turns, "\x1e", *images] if images else turns
+def digest(conversation: str, images: list[str], tools: object = None) -> int:
+    """The number of a sample. `conversation` is its roles and texts, `BETWEEN` them, placeholders for its images."""
+    if images:
+        conversation = BETWEEN.join([conversation, "\x1e", *images])
     if tools is not None:
-        pieces = [*pieces, "\x1d", orjson.dumps(tools, option=orjson.OPT_SORT_KEYS).decode()]
-    return xxhash.xxh3_64_intdigest(_BETWEEN.join(pieces).encode())
+        conversation += "\x1d" + orjson.dumps(tools, option=orjson.OPT_SORT_KEYS).decode()
+    return xxhash.xxh3_64_intdigest(conversation.encode())
 
 
 def record_digest(record: Record) -> int:
     """The number of a record, the same whichever way its contents are written."""
     turns = [piece for message in record.messages for piece in (message.role, message_text(message))]
-    return digest(turns, list(record.images), record.tools or None)
+    return digest(BETWEEN.join(turns), list(record.images), record.tools or None)
 
 
 def message_text(message: Message) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kto_data.rules import chat, corpus, label, media, schema
-from kto_data.rules.base import Rule
+from kto_data.rules.base import AnyRule
 
-ALL_RULES: tuple[Rule, ...] = (
+ALL_RULES: tuple[AnyRule, ...] = (
     schema.invalid_json,
     schema.invalid_utf8,
     schema.blank_line,

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from kto_data.finding import Severity
 from kto_data.image import ImageCheck
@@ -71,6 +71,10 @@ class Rule(Generic[Subject]):
     def doc(self) -> str:
         """The rule's page: what must hold, why, a bad and a good example."""
         return inspect.cleandoc(self.check.__doc__ or "")
+
+
+AnyRule = Rule[Any]
+"""A rule, whatever it looks at."""
 
 
 def rule(

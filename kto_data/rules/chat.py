@@ -27,14 +27,22 @@ ROLE_ALIASES = {
 }
 """What other formats call the four roles."""
 
-INVISIBLE = "\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff"
-"""Characters that show nothing and that `str.strip` leaves: soft hyphen, zero-width spaces and joiners, BOM."""
+_INVISIBLE = "\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff"  # soft hyphen, zero-width spaces and joiners, BOM
+_BLANK = _INVISIBLE + "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+
+MAY_FOLLOW: dict[str, tuple[str, ...]] = {
+    "": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
+}
+"""Which roles may come after which; after "", which may begin."""
 
 
 def is_blank(text: str) -> bool:
     """Whether the text shows nothing: only whitespace and invisible characters."""
-    text = text.strip()
-    return not text or all(char in INVISIBLE or char.isspace() for char in text)
+    return not text.strip(_BLANK)
 
 
 @rule("KTO301", "last-turn-not-assistant", Severity.ERROR, Stage.ROW)
@@ -80,7 +88,9 @@ def system_not_first(row: Row) -> Iterator[Defect]:
     """
     for message in row.messages:
         if message.role == "system" and message.index > 0:
-            yield Defect(f"message {message.index + 1} is a system message, not the first", f"/messages/{message.index}")
+            yield Defect(
+                f"message {message.index + 1} is a system message, not the first", f"/messages/{message.index}"
+            )
 
 
 @rule("KTO304", "non-alternating-turns", Severity.WARNING, Stage.ROW)
@@ -92,15 +102,17 @@ def non_alternating_turns(row: Row) -> Iterator[Defect]:
     Bad:  user, user, assistant
     Good: user, assistant, tool, assistant
     """
-    before = "system"
+    before: str | None = "system"  # a missing system message changes nothing
     for message in row.messages:
         role = message.role
+        if role == "system":
+            continue
         if role not in ROLES:
-            before = ""  # another rule's matter; nothing can be said of what follows it
-        elif role != "system":
-            if before and role not in _MAY_FOLLOW[before]:
-                yield Defect(_order_message(role, before), f"/messages/{message.index}/role")
-            before = role
+            before = None  # another rule's matter; nothing can be said of what follows it
+            continue
+        if before is not None and role not in MAY_FOLLOW[before]:
+            yield Defect(_order_message(role, before), f"/messages/{message.index}/role")
+        before = role
 
 
 @rule("KTO305", "image-placeholder-mismatch", Severity.ERROR, Stage.ROW, fix=Fix.UNSAFE)
@@ -117,7 +129,9 @@ def image_placeholder_mismatch(row: Row) -> Iterator[Defect]:
         return
     placeholders = sum(message.num_images for message in row.messages)
     if placeholders != row.num_images:
-        yield Defect(f"{counted(placeholders, 'image placeholder')}, but {counted(row.num_images, 'image')}", "/messages")
+        yield Defect(
+            f"{counted(placeholders, 'image placeholder')}, but {counted(row.num_images, 'image')}", "/messages"
+        )
 
 
 @rule("KTO306", "empty-completion", Severity.ERROR, Stage.ROW, fix=Fix.REJECT)
@@ -177,14 +191,6 @@ def special_token_in_content(row: Row) -> Iterator[Defect]:
         if message.text:
             for token in find_control_tokens(message.text):
                 yield Defect(f"the text holds the control token {token}", f"/messages/{message.index}/content")
-
-
-_MAY_FOLLOW = {
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "tool"),
-    "tool": ("tool", "assistant"),
-}
 
 
 def _role_message(role: object) -> str:

@@ -37,20 +37,32 @@ _BARRED = (
     "START_OF_TURN_TOKEN", "END_OF_TURN_TOKEN", "USER_TOKEN", "CHATBOT_TOKEN", "SYSTEM_TOKEN",
 )  # fmt: skip
 
-_PATTERN = re.compile(
-    "|".join(re.escape(token) for token in _EXACT)
-    + r"|<\|(?:" + "|".join(_BARRED) + r"|image_[0-9]+|reserved_special_token_[0-9]+)\|>"
+_ANGLED = re.compile(
+    "|".join(re.escape(token) for token in _EXACT if token.startswith("<"))
+    + r"|<\|(?:"
+    + "|".join(_BARRED)
+    + r"|image_[0-9]+|reserved_special_token_[0-9]+)\|>"
     + r"|<｜[^<>｜]{1,40}｜>"
-)  # fmt: skip
+)
+_BRACKETED = re.compile("|".join(re.escape(token) for token in _EXACT if token.startswith("[")))
 
 
 def find_control_tokens(text: str) -> list[str]:
-    """The distinct control tokens in `text`, in order of appearance."""
-    if "<" not in text and "[" not in text:
-        return []
-    found = [match.group() for match in _PATTERN.finditer(text)]
-    if "<s>" in text and "</s>" not in text and text.lstrip().startswith("<s>"):
-        found.insert(0, "<s>")
-    if "</s>" in text and "<s>" not in text and text.rstrip().endswith("</s>"):
-        found.append("</s>")
+    """The distinct control tokens in `text`."""
+    found = []
+    if "<" in text:
+        found += _ANGLED.findall(text)
+        if "<s>" in text and "</s>" not in text and text.lstrip().startswith("<s>"):
+            found.append("<s>")
+        if "</s>" in text and "<s>" not in text and text.rstrip().endswith("</s>"):
+            found.append("</s>")
+    if "[" in text:
+        found += _BRACKETED.findall(text)
     return list(dict.fromkeys(found))
+
+
+def may_hold_control_tokens(text: str) -> bool:
+    """Whether texts joined to `text` may hold any: never false where one does."""
+    return ("<" in text and ("s>" in text or _ANGLED.search(text) is not None)) or (
+        "[" in text and _BRACKETED.search(text) is not None
+    )

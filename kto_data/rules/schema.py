@@ -249,5 +249,3 @@ def _unknown_field(row: Row, error: SchemaError) -> Defect:
             return Defect(f"unknown field '{name}': did you mean '{key}'?", error.pointer, severity=Severity.ERROR)
     close = nearest(name, known)
     return Defect(f"unknown field '{name}'" + (f": did you mean '{close}'?" if close else ", not read"), error.pointer)
-
-

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from kto_data.errors import UsageError
 from kto_data.rules import ALL_RULES
-from kto_data.rules.base import Rule
+from kto_data.rules.base import AnyRule
 
 
 def select_rules(
     *, select: Iterable[str] = (), ignore: Iterable[str] = (), extend_select: Iterable[str] = ()
-) -> tuple[Rule, ...]:
+) -> tuple[AnyRule, ...]:
     """The rules asked for, in the order of their codes.
 
     Each entry is a code or a prefix (`KTO2`; `KTO` is every rule, those not on by default too). Where a rule is both
@@ -30,7 +30,7 @@ def select_rules(
     return tuple(chosen)
 
 
-def find_rules(prefix: str) -> tuple[Rule, ...]:
+def find_rules(prefix: str) -> tuple[AnyRule, ...]:
     """The rules whose code starts with `prefix`, or the one with that name. Raises `UsageError` where there is none."""
     (code,) = _prefixes([prefix]) or ("",)
     return tuple(rule for rule in ALL_RULES if rule.code.startswith(code))
@@ -57,5 +57,5 @@ def _code(word: str) -> str:
     )
 
 
-def _longest_match(prefixes: Iterable[str], rule: Rule) -> int:
+def _longest_match(prefixes: Iterable[str], rule: AnyRule) -> int:
     return max((len(prefix) for prefix in prefixes if rule.code.startswith(prefix)), default=-1)

@@ -47,5 +47,5 @@ def edit_distance(left: str, right: str) -> int:
 
 
 def counted(count: int, noun: str) -> str:
-    """"1 image", "2 images", "1,200 images"."""
+    """ "1 image", "2 images", "1,200 images"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
