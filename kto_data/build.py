@@ -17,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from kto_data.check import CheckedLine, CheckedRecord, CheckSettings, LineChecker
+from kto_data.check import CheckedLine, CheckedRecord, CheckSettings, LineChecker, note_shape
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, ImageRef, Refused, Sample
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
@@ -25,6 +25,7 @@ from kto_data.image import ImageCheck, PixelBudget
 from kto_data.manifest import Shard
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import load_processor
+from kto_data.rules.facts import ChunkFacts
 from kto_data.shard import CachedRow, write_shard
 from kto_data.source import Chunk, Line
 from kto_data.tally import Tally, TallyBuilder
@@ -62,6 +63,7 @@ class Built:
 
     shard: Shard | None
     tally: Tally
+    facts: ChunkFacts  # formats and unmapped images alone; samples are in the tally
     findings: tuple[Finding, ...]
     rejects: tuple[bytes, ...]  # one JSON object each
 
@@ -73,7 +75,7 @@ class Builder:
         self.settings = settings
         processor = load_processor(settings.model, trust_remote_code=settings.trust_remote_code)
         self._encoder = Encoder(processor, max_length=settings.max_length, too_long=settings.too_long)
-        self._checker = lru_cache(self._new_checker)
+        self._last_checker: LineChecker | None = None
         self._digest = lru_cache(_REMEMBERED_DIGESTS)(_sha256)
 
     def build(self, unit: Unit) -> Built:
@@ -81,18 +83,21 @@ class Builder:
 
         Raises `InputError` when the shard cannot be written.
         """
-        output = _Output()
+        output = _Output(unit.chunk.path)
         checker = self._checker(unit.layout)
         for batch in _batched((checker.check(line) for line in unit.chunk.lines()), _RECORDS_AT_ONCE):
             self._build_batch(batch, output)
         shard = write_shard(unit.folder, unit.name, output.rows) if output.rows else None
-        return Built(shard, output.tally.finish(), tuple(output.findings), tuple(output.rejects))
+        return Built(shard, output.tally.finish(), output.facts, tuple(output.findings), tuple(output.rejects))
 
-    def _new_checker(self, layout: Layout) -> LineChecker:
-        settings = CheckSettings(
-            images=ImageCheck.HEADER, image_root=self.settings.image_root, budget=self.settings.budget
-        )
-        return LineChecker(layout, settings)
+    def _checker(self, layout: Layout) -> LineChecker:
+        """The checker of the files at hand, kept for what it remembers of images while their layout stays."""
+        if self._last_checker is None or self._last_checker.layout != layout:
+            settings = CheckSettings(
+                images=ImageCheck.HEADER, image_root=self.settings.image_root, budget=self.settings.budget
+            )
+            self._last_checker = LineChecker(layout, settings)
+        return self._last_checker
 
     def _build_batch(self, batch: list[CheckedLine], output: _Output) -> None:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
@@ -101,8 +106,11 @@ class Builder:
         answers = iter(self._encoder.encode(samples))
         for checked in batch:
             output.findings += checked.findings
+            note_shape(checked, output.facts)
             for label in checked.labels:
                 output.tally.read(label)
+            if not checked.labels:
+                continue  # a blank line, reported and no record
             if not checked.is_trainable:
                 codes = sorted({f.code for f in checked.findings if f.severity is Severity.ERROR})
                 output.reject(checked.line, codes, checked.labels)
@@ -137,7 +145,8 @@ class Builder:
 class _Output:
     """What a unit has given so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self.facts = ChunkFacts(path)
         self.rows: list[CachedRow] = []
         self.tally = TallyBuilder()
         self.findings: list[Finding] = []

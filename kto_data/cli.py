@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from importlib.metadata import entry_points
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         _say("interrupted")
         return ExitCode.INTERRUPTED
     except typer.TyperException as error:
-        error.show(file=sys.stderr)
+        # What typer raises for wrong usage shows itself, with the usage line of the command it belongs to.
+        cast(Any, error).show(file=sys.stderr)
         return ExitCode.USAGE
     except KtoDataError as error:
         _say(f"error: {error.what}")

@@ -23,10 +23,12 @@ from typing import Any
 
 from kto_data import build
 from kto_data.build import BuildSettings, Built, Unit
+from kto_data.check import CheckSettings, check_dataset
+from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding, Severity
-from kto_data.formats import Layout
+from kto_data.inputs import Input
 from kto_data.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -39,8 +41,9 @@ from kto_data.manifest import (
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.report.balance import BalanceReport, balance_report
+from kto_data.rules.facts import DatasetFacts
 from kto_data.shard import write_dataset_files, write_whole, writing_to
-from kto_data.source import Chunk, Source, SourceKind
+from kto_data.source import Chunk, SourceKind
 from kto_data.tally import Tally
 
 REPORT_NAME = "report.json"
@@ -49,16 +52,10 @@ _BUILDING = ".building"
 _LOCK = ".lock"
 _OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME)
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
+_WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
+"""Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
 """Libraries whose version may change ids or bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One input file of a split."""
-
-    source: Source
-    layout: Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +108,18 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     splits = {name: _SplitSoFar() for name in settings.inputs}
     files = [_InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
     findings: list[Finding] = []
+    facts = DatasetFacts()
     num_read = num_dropped = 0
     for file, built in _built_units(settings, files, building):
         rows = sum(built.tally.read.values())
         file.num_rows += rows
         splits[file.split].add(built)
+        facts.extend(built.facts)
         findings += built.findings
         num_read += rows
         num_dropped += sum(built.tally.dropped.values())
         progress(num_read, num_dropped)
+    findings += check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES))
     report = balance_report({name: so_far.merged() for name, so_far in splits.items()})
     if _is_refused(settings.build, findings):
         return Result(None, None, tuple(findings), num_read)
@@ -137,8 +137,10 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
 def _is_refused(settings: BuildSettings, findings: list[Finding]) -> bool:
     if settings.invalid is Invalid.ERROR:
         return any(finding.severity is Severity.ERROR for finding in findings)
+    if any(finding.code in _WHOLE_INPUT_CODES for finding in findings):
+        return True  # no row is at fault, so dropping rows does not mend it
     # Rows that are only too long are no invalid rows: they are told of separately, by --too-long.
-    return settings.too_long is TooLong.ERROR and any(finding.code in build.TOO_LONG_CODES for finding in findings)
+    return settings.too_long is TooLong.ERROR and any(finding.code in TOO_LONG_CODES for finding in findings)
 
 
 class _SplitSoFar:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ def writing_to(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_dataset_files(folder: Path, splits: dict[str, Iterable[str]], fingerprint: str) -> None:
+def write_dataset_files(folder: Path, splits: Mapping[str, Sequence[str]], fingerprint: str) -> None:
     """Write what lets `datasets.load_from_disk(folder)` open the shards as a `DatasetDict`.
 
     `splits` names the shard files of each split, relative to the split's folder.

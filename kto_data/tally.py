@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 
-from kto_data.digest import digest, message_text
+from kto_data.digest import BETWEEN, digest, message_text
 from kto_data.encode import Encoded
 from kto_data.manifest import LabelCounts, SplitCounts
 from kto_data.record import Record
@@ -137,4 +137,4 @@ class TallyBuilder:
 def prompt_key(record: Record) -> int:
     """A 64-bit number for all that the completion answers: messages, image paths and tools."""
     turns = [piece for message in record.prompt for piece in (message.role, message_text(message))]
-    return digest(turns, list(record.images), record.tools or None)
+    return digest(BETWEEN.join(turns), list(record.images), record.tools or None)

@@ -1,9 +1,115 @@
-"""`ktodata preprocess`."""
+"""`ktodata preprocess`: input files to a cache, its balance report, and what to do next."""
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from kto_data.errors import ExitCode, InputError
+from kto_data.policy import Invalid, TooLong
+
+if TYPE_CHECKING:
+    from kto_data.preprocess import PreprocessSettings, Result
+
+DEFAULT_SHARD_ROWS = 16_384
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
+    app.command()(preprocess)
+
+
+def preprocess(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="DATA...", help="Files to train on; - is stdin.")] = None,
+    *,
+    model: Annotated[str, typer.Option(help="Model folder or hub id; its weights are not read.")],
+    output: Annotated[Path, typer.Option(help="Folder for the cache.")],
+    eval_data: Annotated[list[str] | None, typer.Option(help="Files of the eval split. Repeatable.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder that image paths start from.", show_default="the data file's folder")
+    ] = None,
+    format: Annotated[str, typer.Option(help="Format of the records.")] = "auto",
+    dataset_info: Annotated[Path | None, typer.Option(help="A LLaMA-Factory dataset_info.json.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The entry of --dataset-info to read.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens a row may have, images included.")] = None,
+    too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = TooLong.ERROR,
+    invalid: Annotated[Invalid, typer.Option(help="What becomes of rows with errors.")] = Invalid.ERROR,
+    image_max_pixels: Annotated[int | None, typer.Option(min=1, help="Scale larger images down to it.")] = None,
+    image_min_pixels: Annotated[int | None, typer.Option(min=1, help="Scale smaller images up to it.")] = None,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = DEFAULT_SHARD_ROWS,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+) -> None:
+    """Make an exact token cache of KTO data, with a label balance report.
+
+    The ids are those that TRL would feed the model. Image tokens are worked out from image headers, no pixel is
+    decoded. Every row is checked on the way, and is either kept or dropped under the code of a rule.
+    """
+    from kto_data.build import BuildSettings
+    from kto_data.engine import local
+    from kto_data.image import PixelBudget
+    from kto_data.inputs import common_folder, open_inputs
+    from kto_data.preprocess import PreprocessSettings
+    from kto_data.preprocess import preprocess as run
+    from kto_data.progress import Progress
+
+    inputs = {"train": open_inputs(paths or [], format=format, dataset_info=dataset_info, dataset=dataset)}
+    if eval_data:
+        inputs["eval"] = open_inputs(eval_data, format=format)
+    settings = PreprocessSettings(
+        inputs=inputs,
+        output=output,
+        build=BuildSettings(
+            model=model,
+            trust_remote_code=trust_remote_code,
+            image_root=_folder(image_root) if image_root else common_folder(itertools.chain(*inputs.values())),
+            budget=PixelBudget(min_pixels=image_min_pixels, max_pixels=image_max_pixels),
+            max_length=max_length,
+            too_long=too_long,
+            invalid=invalid,
+        ),
+        shard_rows=shard_rows,
+        jobs=jobs or local.default_jobs(),
+    )
+    with Progress("preprocess", enabled=not quiet) as progress:
+        result = run(settings, progress.advance_to)
+    _show(result, settings, quiet=quiet)
+    if result.manifest is None:
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"--image-root {path} is not a folder", hint="name the folder that image paths start from")
+    return path.resolve()
+
+
+def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
+    for finding in result.findings:
+        typer.echo(f"{finding.location}: {finding.code} {finding.message}")
+    if result.manifest is None or result.report is None:
+        say = f"no cache was made: {len(result.errors):,} errors in {result.num_rows:,} rows"
+        typer.echo(f"ktodata: {say}", err=True)
+        typer.echo("  try: mend the rows, or leave them out with --invalid drop or --too-long drop", err=True)
+        return
+    if quiet:
+        return
+    from kto_data.preprocess import REJECTS_NAME
+    from kto_data.report.balance import render_balance
+
+    typer.echo("\n".join(render_balance(result.report)))
+    splits, output = result.manifest.splits, settings.output
+    typer.echo("")
+    for name, split in splits.items():
+        mean = split.num_tokens / split.counts.kept
+        images = f", {split.num_images:,} images" if split.num_images else ""
+        typer.echo(
+            f"{name}: {split.counts.kept:,} rows, {mean:,.0f} tokens a row{images}, longest {split.max_num_tokens:,}"
+        )
+    if any(split.counts.dropped for split in splits.values()):
+        typer.echo(f"dropped rows and why: {output / REJECTS_NAME}")
+    typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")

@@ -7,6 +7,7 @@ are under way, so that memory does not grow with the data.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections import deque
@@ -44,7 +45,10 @@ def run(
     here, in the place of that unit's result. Raises `InputError` when a worker process dies.
     """
     assert jobs >= 1
-    if jobs == 1:
+    units = iter(units)
+    first = list(itertools.islice(units, 2))
+    units = itertools.chain(first, units)
+    if jobs == 1 or len(first) < 2:  # starting a process costs more than one unit is worth
         if initializer is not None:
             initializer(*initargs)
         yield from map(work, units)

@@ -64,3 +64,11 @@ def test_units_are_drawn_no_faster_than_results_are_taken() -> None:
     next(results)
     assert len(drawn) <= 6
     results.close()
+
+
+def test_a_single_unit_runs_in_this_process() -> None:
+    assert list(local.run(_process, [0], jobs=4)) == [os.getpid()]
+
+
+def _process(unit: int) -> int:
+    return os.getpid()
