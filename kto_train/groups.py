@@ -96,15 +96,24 @@ class GroupBatchSampler:
 
 
 def build_groups(
-    rows: Rows, *, batch_size: int, seed: int, num_ranks: int = 1, max_length: int | None = None
+    rows: Rows,
+    *,
+    batch_size: int,
+    seed: int,
+    num_ranks: int = 1,
+    max_length: int | None = None,
+    paired: bool = True,
 ) -> Groups:
     """Groups of `rows` for microbatches of `batch_size` on `num_ranks` devices.
 
+    `paired=False` is for a loss without a KL term: partners do not matter, and a group may have a single row.
     Groups have at most `batch_size` rows, unless that would leave a group with a single row: then some have more.
     Raises `ConfigError` where no grouping exists (a batch size under two, or less than two rows a rank).
     """
-    sizes = group_sizes(len(rows), batch_size, num_ranks)
+    sizes = group_sizes(len(rows), batch_size, num_ranks, least=2 if paired else 1)
     groups = _compose(rows, sizes, seed)
+    if not paired:
+        return _measured(groups, rows, max_length=None)
     keys, labels = rows.completion_key.tolist(), rows.label.tolist()
     spread_equal_completions(groups, keys, labels)
     groups = [arrange(group, keys) for group in groups]
@@ -114,22 +123,22 @@ def build_groups(
     return _measured(groups, rows, max_length)
 
 
-def group_sizes(num_rows: int, batch_size: int, num_ranks: int) -> list[int]:
-    """Sizes of the groups: as even as can be, at least two each, their number a multiple of `num_ranks`."""
-    if batch_size < 2:
+def group_sizes(num_rows: int, batch_size: int, num_ranks: int, *, least: int = 2) -> list[int]:
+    """Sizes of the groups: as even as can be, `least` or more each, their number a multiple of `num_ranks`."""
+    if batch_size < least:
         raise ConfigError(
             f"a batch of {batch_size} has no other row to take a KL completion from",
             hint="per_device_train_batch_size of 2 or more; 4 or more is advised",
         )
-    if num_rows < 2 * num_ranks:
+    if num_rows < least * num_ranks:
         raise ConfigError(
-            f"{num_rows} rows cannot be shared by {num_ranks} devices: each needs a group of at least two rows",
-            hint=f"fewer devices (at most {num_rows // 2})" if num_rows >= 2 else "more data",
+            f"{num_rows} rows cannot be shared by {num_ranks} devices: each needs a group of at least {least} rows",
+            hint=f"fewer devices (at most {num_rows // least})" if num_rows >= least else "more data",
         )
     wanted = -(-num_rows // batch_size)
     number = -(-wanted // num_ranks) * num_ranks
-    if num_rows < 2 * number:
-        number = num_rows // 2 // num_ranks * num_ranks
+    if num_rows < least * number:
+        number = num_rows // least // num_ranks * num_ranks
     small, larger = divmod(num_rows, number)
     return [small + 1] * larger + [small] * (number - larger)
 

@@ -1,0 +1,102 @@
+"""The cache as datasets for a trainer, checked against its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from kto_data.errors import CacheError, InputError
+from kto_data.manifest import FORMAT_VERSION, Manifest, read_manifest
+from kto_train.columns import CACHE_COLUMNS, COMPLETION_IDS, IMAGE_REFS, IMAGES, LABEL, PROMPT_IDS
+from kto_train.groups import Rows
+
+TRAIN = "train"
+EVAL = "eval"
+_BATCH_ROWS = 4096  # rows read at a time when lengths and keys are taken
+
+
+class Cache(DatasetDict):  # type: ignore[misc]  # datasets has no types
+    """The splits of a cache, `train` and perhaps `eval`, with what the manifest says of them.
+
+    The column `images` is called `image_refs` here: TRL takes rows with `images` for raw ones, to be tokenized anew.
+    """
+
+    path: Path
+    manifest: Manifest
+    image_root: Path  # where the paths in `image_refs` start
+
+
+def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
+    """The cache at `path`; nothing of it is read into memory.
+
+    `image_root` replaces the folder that the manifest records, for a cache that has moved.
+    Raises `CacheError` where the folder is no whole cache or its files do not agree with its manifest, and
+    `InputError` where rows have images and the image root is no folder.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if manifest.format_version != FORMAT_VERSION:
+        raise CacheError(
+            f"{path} has format version {manifest.format_version}, and this ktodata reads {FORMAT_VERSION}",
+            hint="run `ktodata preprocess` again",
+        )
+    cache = Cache(_load_splits(path))
+    cache.path, cache.manifest = path, manifest
+    cache.image_root = Path(image_root if image_root is not None else manifest.image_root)
+    _check_splits(cache)
+    if any(split.num_images for split in manifest.splits.values()) and not cache.image_root.is_dir():
+        raise InputError(
+            f"the image root {cache.image_root} is not a folder", hint="give the place of the images: --image-root DIR"
+        )
+    return cache
+
+
+def read_rows(dataset: Dataset) -> Rows:
+    """What grouping needs of each row of a split."""
+    labels: list[np.ndarray] = []
+    lengths: dict[str, list[np.ndarray]] = {PROMPT_IDS: [], COMPLETION_IDS: []}
+    keys: list[int] = []
+    columns = dataset.select_columns([PROMPT_IDS, COMPLETION_IDS, LABEL]).with_format("arrow")
+    for table in columns.iter(_BATCH_ROWS):
+        labels.append(table[LABEL].to_numpy())
+        for name, found in lengths.items():
+            found.append(table[name].combine_chunks().value_lengths().to_numpy(zero_copy_only=False))
+        for ids in table[COMPLETION_IDS]:
+            keys.append(xxhash.xxh3_64_intdigest(ids.values.to_numpy().tobytes()) >> 1)
+    return Rows(
+        label=np.concatenate(labels).astype(np.bool_),
+        prompt_length=np.concatenate(lengths[PROMPT_IDS]).astype(np.int64),
+        completion_length=np.concatenate(lengths[COMPLETION_IDS]).astype(np.int64),
+        completion_key=np.array(keys, dtype=np.int64),
+    )
+
+
+def _load_splits(path: Path) -> dict[str, Dataset]:
+    try:
+        loaded = load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise CacheError(f"{path} cannot be opened: {error}", hint="run `ktodata preprocess` again") from None
+    if not isinstance(loaded, DatasetDict):
+        raise CacheError(f"{path} holds no splits", hint="run `ktodata preprocess` again")
+    return dict(loaded)
+
+
+def _check_splits(cache: Cache) -> None:
+    for name, split in cache.manifest.splits.items():
+        if name not in cache:
+            raise CacheError(f"{cache.path} has no split {name!r}, which its manifest names")
+        dataset = cache[name]
+        if len(dataset) != split.counts.kept:
+            raise CacheError(
+                f"{cache.path}: the split {name!r} has {len(dataset):,} rows, its manifest says {split.counts.kept:,}",
+                hint="the cache was changed: run `ktodata preprocess` again",
+            )
+        missing = [column for column in CACHE_COLUMNS if column not in dataset.column_names]
+        if missing:
+            raise CacheError(f"{cache.path}: the split {name!r} has no column {missing[0]!r}")
+        cache[name] = dataset.rename_column(IMAGES, IMAGE_REFS)
+    if TRAIN not in cache:
+        raise CacheError(f"{cache.path} has no split {TRAIN!r}", hint="run `ktodata preprocess` again")

@@ -1,0 +1,289 @@
+"""TRL's `KTOTrainer`, fed from a cache. The loss is TRL's own code, untouched.
+
+Each override is here for one reason, which its docstring tells. All of them together let the stock trainer train
+rows that are tokenized already, with images, in KL groups, with or without a cached reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from datasets import Dataset, concatenate_datasets
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, TrainerCallback
+from trl import KTOConfig, KTOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from kto_data.balance import Verdict, admissible_weights
+from kto_data.processor import Processor, load_processor
+from kto_train import reference
+from kto_train.collate import CachedCollator
+from kto_train.columns import (
+    KL_PREFIX,
+    REF_LOGPS,
+    SEQUENCE_KEYS,
+    SIGNATURE_COLUMNS,
+    TOKEN_TYPE_KEYS,
+)
+from kto_train.dataset import EVAL, TRAIN, Cache, read_rows
+from kto_train.groups import GroupBatchSampler, Groups, Rows, build_groups
+from kto_train.reference import ReferenceStore
+
+logger = logging.getLogger("kto_train")
+
+Tensors = dict[str, torch.Tensor]
+
+
+class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
+    """A `KTOTrainer` that trains from a cache of `ktodata preprocess`.
+
+    `cache` comes from `load_cache`; its `train` split is trained, and its `eval` split is evaluated where `args` asks
+    for evaluation. `args.precompute_ref_log_probs` works for images too: the values are kept under `reference_folder`
+    (default: beside the cache). `args.max_length` has no effect: the cache is within its own. Everything else is as
+    in `KTOTrainer`; `options` are its remaining arguments.
+    """
+
+    _signature_columns: list[str] | None  # transformers fills it when it first needs it
+    calculate_KL: bool  # whether the loss has a KL term
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        *,
+        cache: Cache,
+        args: KTOConfig,
+        processor: Processor | None = None,
+        reference_folder: Path | None = None,
+        **options: Any,
+    ) -> None:
+        self.cache = cache
+        if processor is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            processor = load_processor(name, trust_remote_code=args.trust_remote_code)
+        with_kl = args.loss_type != "apo_zero_unpaired"
+        rows = read_rows(cache[TRAIN])
+        self.train_groups = make_groups(rows, args, cache.manifest.max_length)
+        self._eval_groups: Groups | None = None
+        self._train_sampler: GroupBatchSampler | None = None
+        self._store = ReferenceStore(reference_folder or cache.path / "reference")
+        _warn_of_balance(rows, args)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=cache[TRAIN],
+            eval_dataset=cache[EVAL] if args.eval_strategy != "no" else None,
+            processing_class=processor.processing_class,
+            data_collator=CachedCollator(
+                processor,
+                image_root=cache.image_root,
+                max_length=cache.manifest.max_length,
+                with_kl=with_kl,
+                pad_to_multiple_of=args.pad_to_multiple_of,
+            ),
+            **options,
+        )
+        self.add_callback(_EpochToGroups(self))
+
+    # -- data ---------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        """As it is: TRL would tokenize here, and the cache holds the ids already."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The cache's columns: TRL would drop all but its own."""
+        if self._signature_columns is None:
+            self._signature_columns = list(SIGNATURE_COLUMNS)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Groups as batches, shuffled whole by (seed, epoch): TRL takes rows in one fixed order for ever."""
+        self._train_sampler = GroupBatchSampler(self.train_groups, self.args.seed)
+        return self._group_dataloader(self.train_dataset, self._train_sampler)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader[Any]:
+        """Groups of at least two: in a batch of one, the KL term would be the row's own reward."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._group_dataloader(dataset, GroupBatchSampler(self._groups_of(dataset, EVAL), seed=None))
+
+    def _group_dataloader(self, dataset: Dataset, sampler: GroupBatchSampler) -> DataLoader[Any]:
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def _groups_of(self, dataset: Dataset, name: str) -> Groups:
+        if name == TRAIN:
+            return self.train_groups
+        if self._eval_groups is None or len(self._eval_groups.order) != len(dataset):
+            self._eval_groups = make_groups(
+                read_rows(dataset), self.args, self.cache.manifest.max_length, batch_size=self.args.eval_batch_size
+            )
+        return self._eval_groups
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of `epoch`.
+
+        transformers and accelerate hand the epoch on to a batch sampler, but not through the two wrappers that a
+        resumed run on several ranks puts around it.
+        """
+        if self._train_sampler is not None:
+            self._train_sampler.set_epoch(epoch)
+
+    # -- reference ----------------------------------------------------------------------------------------------
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Stored values where there are any, else computed in our groups: TRL's would pair rows by dataset order."""
+        if REF_LOGPS in dataset.column_names:
+            return dataset
+        groups = self._groups_of(dataset, name)
+        parts = self._reference_parts(name, groups)
+        stored = self._store.find(parts)
+        if stored is not None:
+            logger.warning("reference log-probabilities of %s: reused from %s", name, self._store.entry(parts))
+            return concatenate_datasets([dataset, stored], axis=1)
+        stale = self._store.stale(parts)
+        logger.warning(
+            "reference log-probabilities of %s: computing %s rows%s",
+            name,
+            f"{len(dataset):,}",
+            f" (those stored are of other {', '.join(stale)})" if stale else "",
+        )
+        found = reference.compute(
+            self._own_batches(dataset, groups), lambda b: self.compute_ref_log_probs(self.model, b)
+        )
+        everywhere = gather_object(found)
+        if self.accelerator.is_main_process:
+            self._store.save(parts, reference.as_columns(everywhere))
+        self.accelerator.wait_for_everyone()
+        return concatenate_datasets([dataset, self._store.find(parts)], axis=1)
+
+    def _reference_parts(self, name: str, groups: Groups) -> reference.Parts:
+        return {
+            "cache": self.cache.manifest.fingerprint,
+            "split": name,
+            "weights": reference.weights_hash(self.model),
+            "batch size": groups.largest,
+            "seed": self.args.seed,
+            "devices": self.args.world_size,
+            "dtype": f"{self.model.dtype} {self.accelerator.mixed_precision}",
+            "loss": "with KL" if self.calculate_KL else "without KL",
+            "padding": self.args.pad_to_multiple_of,
+        }
+
+    def _own_batches(self, dataset: Dataset, groups: Groups) -> Iterator[tuple[list[int], Tensors]]:
+        """(rows, tensors) of the groups that are this rank's."""
+        own = [groups[g] for g in range(self.args.process_index, len(groups), self.args.world_size)]
+        loader = DataLoader(
+            dataset,
+            batch_sampler=own,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        was_training = self.model.training
+        self.model.eval()
+        for done, (rows, batch) in enumerate(zip(own, loader, strict=True), start=1):
+            yield rows, batch
+            if done % max(1, len(own) // 10) == 0:
+                logger.info("reference log-probabilities: %d of %d groups", done, len(own))
+        self.model.train(was_training)
+
+    def compute_ref_log_probs(self, model: Any, inputs: Tensors) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """TRL's own KL forward, twice: TRL's version of this passes no pixels to the model.
+
+        The second time the rows' own sequences go under the names of the KL ones, so that no forward is written here.
+        """
+        inputs = {key: value.to(self.accelerator.device) for key, value in inputs.items()}
+        own = {key: value for key, value in inputs.items() if not key.startswith(KL_PREFIX)}
+        own |= {KL_PREFIX + key: inputs[key] for key in (*SEQUENCE_KEYS, *TOKEN_TYPE_KEYS) if key in inputs}
+        calculates_kl = self.calculate_KL
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            self._without_adapter(),
+            self.accelerator.autocast(),
+        ):
+            try:
+                self.calculate_KL = True
+                log_probs = self._compute_kl_logps(model, own)
+            finally:
+                self.calculate_KL = calculates_kl
+            return log_probs, self._compute_kl_logps(model, inputs)
+
+    def _without_adapter(self) -> contextlib.AbstractContextManager[Any]:
+        if self.ref_model is not None or not is_peft_model(self.model):
+            return contextlib.nullcontext()
+        model = self.accelerator.unwrap_model(self.model)
+        adapter: contextlib.AbstractContextManager[Any] = use_adapter(
+            model, adapter_name="ref" if "ref" in model.peft_config else None
+        )
+        return adapter
+
+    # -- resume -------------------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights through `from_pretrained`, strictly.
+
+        transformers reads a checkpoint's tensors by the names of the file, which for many vision-language models are
+        not those of the model: it then goes on from the base weights, with a warning about missing keys
+        (huggingface/transformers#43701).
+        """
+        model = self.model if model is None else model
+        if is_peft_model(model) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+
+class _EpochToGroups(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Tells the trainer which epoch begins."""
+
+    def __init__(self, trainer: CachedKTOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.set_epoch(int(state.epoch or 0))
+
+
+def make_groups(rows: Rows, args: KTOConfig, max_length: int | None, *, batch_size: int | None = None) -> Groups:
+    """The groups that `args` asks for; `batch_size` is that of training unless given."""
+    return build_groups(
+        rows,
+        batch_size=args.per_device_train_batch_size if batch_size is None else batch_size,
+        seed=args.seed,
+        num_ranks=args.world_size,
+        max_length=max_length,
+        paired=args.loss_type != "apo_zero_unpaired",
+    )
+
+
+def _warn_of_balance(rows: Rows, args: KTOConfig) -> None:
+    """What TRL warns of for text and leaves out for images: weights that do not balance the labels."""
+    desirable = int(rows.label.sum())
+    found = admissible_weights(desirable, len(rows) - desirable, args.desirable_weight, args.undesirable_weight)
+    if found.verdict is Verdict.UNDEFINED:
+        logger.warning("only one label: %d desirable and %d undesirable rows", desirable, len(rows) - desirable)
+    elif found.verdict is not Verdict.BALANCED and found.trl is not None:
+        logger.warning(
+            "the labels are out of balance: b = %.3g, not within [1, 4/3]; set desirable_weight in %s "
+            "or undesirable_weight in %s, not both",
+            found.balance,
+            found.trl.desirable,
+            found.trl.undesirable,
+        )
