@@ -58,8 +58,8 @@ def _conversation(messages: Any) -> str | None:
     """Roles and texts with `BETWEEN` them; None unless all is in order: types, keys, roles, turns, no empty text."""
     if type(messages) is not list or len(messages) < 2:
         return None
-    turns = []
-    role = ""
+    turns: list[str] = []
+    role: Any = ""
     for message in messages:
         if type(message) is not dict or len(message) != 2:
             return None

@@ -2,8 +2,8 @@
 
 A finding of this kind is an error, so only spellings are listed that no person types by accident. Names shared with
 ordinary markup or with a family's plain text are left out: `<image>` (our placeholder), `<video>`, `<think>`,
-`<tool_call>`, `<mask>`. LLaMA's `<s>` and `</s>` count where they cannot be HTML's strike-through: at the ends of a text,
-without the other one.
+`<tool_call>`, `<mask>`. LLaMA's `<s>` and `</s>` count where they cannot be HTML's strike-through: at the ends of a
+text, without the other one.
 """
 
 from __future__ import annotations

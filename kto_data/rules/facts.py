@@ -69,7 +69,7 @@ class ConfigFacts:
 
 
 class DatasetFacts:
-    """All samples together. Fed chunk by chunk in the order of the data, then read by the rules of the dataset stage."""
+    """All samples together: fed chunk by chunk in the order of the data, then read by the rules."""
 
     def __init__(self) -> None:
         self.num_desirable = 0
