@@ -127,7 +127,12 @@ class Processor:
         """The ids of each text, with no special tokens added: templates write their own."""
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, padding=False)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            padding=False,
+            verbose=False,  # lengths are judged by us
+        )["input_ids"]
         return ids
 
     # -- images -------------------------------------------------------------------------------------------------
