@@ -13,6 +13,7 @@ import orjson
 
 from kto_data.check import LineChecker
 from kto_data.digest import BETWEEN, digest
+from kto_data.formats import Format
 from kto_data.record import IMAGE_PLACEHOLDER
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import may_hold_control_tokens
@@ -25,6 +26,7 @@ class Gate:
 
     def __init__(self, checker: LineChecker) -> None:
         self._checker = checker
+        self.format = checker.layout.format or Format.MESSAGES
         # What the layout renames or leaves out goes the slow way.
         self._fields = frozenset(name for name in _FIELDS if checker.layout.takes_as_is((name,)))
 

@@ -1,0 +1,225 @@
+"""The loop of `ktodata validate`: files to findings, in parallel over chunks and in the order of the data.
+
+    Input(s) ─▶ chunks ─▶ _ChunkReport(s) ─▶ Validation
+
+Every rule looks at every record, and all counts are exact. Findings are handed to `listen` as they come; of each rule
+the first `KEPT_PER_RULE` are kept, so that memory does not grow with the defects.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from kto_data.check import CheckSettings, LineChecker, check_dataset, note
+from kto_data.clean import Gate
+from kto_data.engine import local
+from kto_data.errors import InputError
+from kto_data.finding import Finding, Severity
+from kto_data.formats import Layout
+from kto_data.inputs import Input
+from kto_data.rules import ALL_RULES
+from kto_data.rules.base import AnyRule
+from kto_data.rules.facts import ChunkFacts, DatasetFacts
+from kto_data.source import Chunk
+
+KEPT_PER_RULE = 10_000
+_ROWS_PER_CHUNK = 2_000  # some megabytes: enough to make the way to a worker and back cheap
+
+Listen = Callable[[Sequence[Finding]], None]
+"""Told the findings of a run of rows, in order."""
+
+Progress = Callable[[int], None]
+"""Told the number of rows read so far."""
+
+
+@dataclass(slots=True)
+class RuleCount:
+    """What one rule found. `findings` are the first of them, at most `KEPT_PER_RULE`."""
+
+    rule: AnyRule
+    by_severity: Counter[Severity] = field(default_factory=Counter)
+    num_rows: int = 0  # records with at least one finding; 0 of rules that look at the whole dataset
+    findings: list[Finding] = field(default_factory=list)
+    _last_place: tuple[str, int | None] = ("", None)
+
+    @property
+    def count(self) -> int:
+        """All findings of the rule."""
+        return self.by_severity.total()
+
+    @property
+    def severity(self) -> Severity:
+        """The worst that the rule found."""
+        return min(self.by_severity, key=lambda severity: severity.rank)
+
+    def add(self, finding: Finding) -> None:
+        """Count one finding; they must come in the order of the data."""
+        self.by_severity[finding.severity] += 1
+        place = (finding.location.path, finding.location.line)
+        if finding.location.line is not None and place != self._last_place:
+            self.num_rows += 1
+            self._last_place = place
+        if len(self.findings) < KEPT_PER_RULE:
+            self.findings.append(finding)
+
+
+@dataclass(slots=True)
+class InputCount:
+    """What was read of one input file."""
+
+    path: str
+    num_rows: int = 0  # blank lines are none
+    num_rows_ok: int = 0  # rows without an error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a run found."""
+
+    inputs: tuple[InputCount, ...]
+    counts: dict[str, RuleCount]  # by code, those that found something
+    rules: tuple[AnyRule, ...]  # that ran
+    skipped: tuple[tuple[AnyRule, str], ...]  # selected rules that could not run, and why
+    num_desirable: int
+    num_undesirable: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all inputs."""
+        return sum(entry.num_rows for entry in self.inputs)
+
+    @property
+    def by_severity(self) -> Counter[Severity]:
+        """Exact numbers of findings."""
+        return sum((count.by_severity for count in self.counts.values()), Counter())
+
+    def worst_first(self) -> list[RuleCount]:
+        """The rules that found something: by severity, then by number, then by code."""
+        return sorted(self.counts.values(), key=lambda c: (c.severity.rank, -c.count, c.rule.code))
+
+    def fails(self, level: Severity) -> bool:
+        """Whether anything was found that is as bad as `level` or worse."""
+        return any(severity.at_least(level) for severity in self.by_severity)
+
+
+def validate(
+    inputs: Sequence[Input],
+    settings: CheckSettings,
+    *,
+    jobs: int = 1,
+    listen: Listen = lambda findings: None,
+    progress: Progress = lambda num_rows: None,
+) -> Validation:
+    """Check all records of all inputs, then what only all together can show.
+
+    Raises `InputError` when a file cannot be read, or there is no record in any of them.
+    """
+    counts: dict[str, RuleCount] = {}
+    read = {entry.source.path: InputCount(entry.source.path) for entry in inputs}
+    facts = DatasetFacts()
+    num_rows = 0
+    results = local.run(_check_unit, _units(inputs), jobs=jobs, initializer=_start, initargs=(settings,))
+    for report in results:
+        facts.extend(report.facts)
+        entry = read[report.facts.path]
+        entry.num_rows += report.num_rows
+        entry.num_rows_ok += report.num_rows_ok
+        _count(report.findings, counts)
+        if report.findings:
+            listen(report.findings)
+        num_rows += report.num_rows
+        progress(num_rows)
+    if not num_rows:
+        raise InputError("there are no rows, only blank lines", hint="check that whatever wrote the data was finished")
+    overall = list(check_dataset(facts, settings))
+    _count(overall, counts)
+    if overall:
+        listen(overall)
+    chosen = [rule for rule in ALL_RULES if rule.code in settings.codes]
+    return Validation(
+        inputs=tuple(read.values()),
+        counts=counts,
+        rules=tuple(rule for rule in chosen if not settings.skip_reason(rule)),
+        skipped=tuple((rule, reason) for rule in chosen if (reason := settings.skip_reason(rule))),
+        num_desirable=facts.num_desirable,
+        num_undesirable=facts.num_undesirable,
+    )
+
+
+def _count(findings: Iterable[Finding], counts: dict[str, RuleCount]) -> None:
+    for finding in findings:
+        if finding.code not in counts:
+            counts[finding.code] = RuleCount(next(rule for rule in ALL_RULES if rule.code == finding.code))
+        counts[finding.code].add(finding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    chunk: Chunk
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class _ChunkReport:
+    num_rows: int
+    num_rows_ok: int
+    findings: tuple[Finding, ...]
+    facts: ChunkFacts
+
+
+def _units(inputs: Sequence[Input]) -> Iterator[_Unit]:
+    for entry in inputs:
+        for chunk in entry.source.chunks(_ROWS_PER_CHUNK):
+            yield _Unit(chunk, entry.layout)
+
+
+class _Worker:
+    """What is made once a process."""
+
+    def __init__(self, settings: CheckSettings) -> None:
+        self._settings = settings
+        self._gates: list[tuple[Layout, LineChecker, Gate]] = []
+
+    def check(self, unit: _Unit) -> _ChunkReport:
+        checker, gate = self._tools(unit.layout)
+        facts = ChunkFacts(unit.chunk.path)
+        findings: list[Finding] = []
+        num_rows = num_bad = 0
+        for line in unit.chunk.lines():
+            sample = gate.clean(line.raw, line.path)
+            if sample is not None:
+                num_rows += 1
+                facts.add_sample(sample[0], line.number, sample[1])
+                facts.add_format(gate.format, line.number)
+                continue
+            checked = checker.check(line)
+            note(checked, facts)
+            findings += checked.findings
+            if checked.labels:
+                num_rows += 1
+                num_bad += not checked.is_trainable
+        return _ChunkReport(num_rows, num_rows - num_bad, tuple(findings), facts)
+
+    def _tools(self, layout: Layout) -> tuple[LineChecker, Gate]:
+        for known, checker, gate in self._gates:
+            if known == layout:
+                return checker, gate
+        checker = LineChecker(layout, self._settings)
+        gate = Gate(checker)
+        self._gates.append((layout, checker, gate))
+        return checker, gate
+
+
+_worker: _Worker | None = None  # of this process
+
+
+def _start(settings: CheckSettings) -> None:
+    global _worker
+    _worker = _Worker(settings)
+
+
+def _check_unit(unit: _Unit) -> _ChunkReport:
+    assert _worker is not None
+    return _worker.check(unit)
