@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ from kto_train.reference import ReferenceStore
 
 logger = logging.getLogger("kto_train")
 
+_TELL_EVERY = 10.0
+"""Seconds between two lines of progress."""
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -46,8 +50,8 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
 
     `cache` comes from `load_cache`; its `train` split is trained, and its `eval` split is evaluated where `args` asks
     for evaluation. `args.precompute_ref_log_probs` works for images too: the values are kept under `reference_folder`
-    (default: beside the cache). `args.max_length` has no effect: the cache is within its own. Everything else is as
-    in `KTOTrainer`; `options` are its remaining arguments.
+    (default: beside the cache). `args.max_length` has no effect: the cache is within its own. `groups` are made from
+    the cache unless given. Everything else is as in `KTOTrainer`; `options` are its remaining arguments.
     """
 
     _signature_columns: list[str] | None  # transformers fills it when it first needs it
@@ -60,6 +64,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         cache: Cache,
         args: KTOConfig,
         processor: Processor | None = None,
+        groups: Groups | None = None,
         reference_folder: Path | None = None,
         **options: Any,
     ) -> None:
@@ -67,13 +72,14 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         if processor is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             processor = load_processor(name, trust_remote_code=args.trust_remote_code)
-        with_kl = args.loss_type != "apo_zero_unpaired"
-        rows = read_rows(cache[TRAIN])
-        self.train_groups = make_groups(rows, args, cache.manifest.max_length)
+        if groups is None:
+            rows = read_rows(cache[TRAIN])
+            groups = make_groups(rows, args, cache.manifest.max_length)
+            _warn_of_balance(rows, args)
+        self.train_groups = groups
         self._eval_groups: Groups | None = None
         self._train_sampler: GroupBatchSampler | None = None
         self._store = ReferenceStore(reference_folder or cache.path / "reference")
-        _warn_of_balance(rows, args)
         super().__init__(
             model=model,
             args=args,
@@ -84,7 +90,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
                 processor,
                 image_root=cache.image_root,
                 max_length=cache.manifest.max_length,
-                with_kl=with_kl,
+                with_kl=args.loss_type != "apo_zero_unpaired",
                 pad_to_multiple_of=args.pad_to_multiple_of,
             ),
             **options,
@@ -197,9 +203,11 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         )
         was_training = self.model.training
         self.model.eval()
+        last_told = time.monotonic()
         for done, (rows, batch) in enumerate(zip(own, loader, strict=True), start=1):
             yield rows, batch
-            if done % max(1, len(own) // 10) == 0:
+            if time.monotonic() - last_told > _TELL_EVERY:
+                last_told = time.monotonic()
                 logger.info("reference log-probabilities: %d of %d groups", done, len(own))
         self.model.train(was_training)
 

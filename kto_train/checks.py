@@ -1,0 +1,177 @@
+"""What is checked before any weight is read: a run must not die after an hour of something a second could tell."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kto_data.balance import AdmissibleWeights, Verdict, admissible_weights
+from kto_data.errors import CacheError, ConfigError, InputError, MissingExtraError, ModelError
+from kto_data.manifest import Manifest
+from kto_train.columns import SUPPORTED
+from kto_train.config import TrainConfig, Weights
+
+if TYPE_CHECKING:
+    from kto_data.processor import Processor
+
+_NEEDED = ("torch", "transformers", "datasets", "trl", "accelerate", "peft", "matplotlib")
+_FULL_RATES = (5e-7, 5e-6)
+_LORA_RATES = (5e-7, 1e-4)
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+_CHECKPOINT_COPIES = 3  # a checkpoint of all weights holds them once and AdamW's two averages
+_EVAL_KEYS = (
+    "eval_strategy",
+    "do_eval",
+    "eval_on_start",
+    "eval_steps",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+)
+_OFF = (None, False, "no")
+
+
+def check_installed() -> None:
+    """Raises `MissingExtraError` for a package that is missing and `ConfigError` for one of a version not supported."""
+    for package in _NEEDED:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra="train", needed_for="`ktodata train`")
+    from packaging.specifiers import SpecifierSet
+
+    for package, supported in SUPPORTED.items():
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            raise MissingExtraError(package, extra="train", needed_for="`ktodata train`") from None
+        if not SpecifierSet(supported).contains(found, prereleases=True):
+            raise ConfigError(
+                f"{package} {found} is installed, and supported is {supported}",
+                hint=f"pip install '{package}{supported}'",
+            )
+
+
+def check_kto_batch(config: TrainConfig) -> None:
+    """Raises `ConfigError` where a loss with a KL term is to be computed on batches of one."""
+    if config.kto.get("loss_type", "kto") == "apo_zero_unpaired":
+        return
+    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        size = config.kto.get(key, 8)
+        if isinstance(size, int) and size < 2:
+            raise ConfigError(
+                f"kto.{key} is {size}, and a batch of one has no other row to take a KL completion from",
+                hint=f"kto.{key} of 2 or more (4 or more is advised), or kto.loss_type: apo_zero_unpaired",
+            )
+
+
+def check_evaluation(config: TrainConfig, manifest: Manifest) -> None:
+    """Raises `ConfigError` where evaluation is asked for and the cache has no eval split, naming the key that asks."""
+    if "eval" in manifest.splits:
+        return
+    for key in _EVAL_KEYS:
+        if config.kto.get(key) not in _OFF:
+            raise ConfigError(
+                f"kto.{key} asks for evaluation, and {config.cache} has no eval split",
+                hint=f"leave kto.{key} out, or make the cache with an eval split",
+            )
+
+
+def check_output(config: TrainConfig) -> None:
+    """Raises `InputError` where the output cannot be written, `ConfigError` where it holds another run."""
+    output = Path(config.output_dir)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is not a folder")
+    if (output / "run.json").exists() and config.resume is None:
+        raise ConfigError(f"{output} holds another run", hint="--resume auto goes on with it; or name another --output")
+    above = next(folder for folder in (output, *output.resolve().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise InputError(f"{output} cannot be written to")
+
+
+def check_weights_are_there(model: str) -> None:
+    """Raises `ModelError` for a model folder without weights: so far a tokenizer and a processor were enough."""
+    folder = Path(model)
+    if folder.is_dir() and not any(list(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        raise ModelError(f"{model} has no weights", hint="a folder with model.safetensors, or a hub id")
+
+
+def check_cache_and_model(manifest: Manifest, processor: Processor) -> None:
+    """Raises `CacheError` where the cache was made for another model, naming the part with both values."""
+    if manifest.has_images != processor.has_images:
+        kinds = {True: "takes images", False: "takes text alone"}
+        raise CacheError(
+            f"the cache was made for a model that {kinds[manifest.has_images]}, and {processor.model} "
+            f"{kinds[processor.has_images]}",
+            hint="run `ktodata preprocess` with this model",
+        )
+    for name, now in processor.fingerprint_parts().items():
+        then = manifest.parts.get(name)
+        if then != now:
+            raise CacheError(
+                f"the cache was made with another {name.replace('_', ' ')}: {then} then, {now} in {processor.model}",
+                hint="run `ktodata preprocess` with this model, or train the model that the cache was made for",
+            )
+
+
+def check_devices() -> None:
+    """Raises `ConfigError` where several GPUs are visible to a single process, which TRL cannot use."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            f"{count} GPUs are visible to one process",
+            hint=f"torchrun --nproc-per-node {count} -m kto_train …, or CUDA_VISIBLE_DEVICES=0 ktodata train …",
+        )
+
+
+def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> Iterator[str]:
+    """What can be done and perhaps should not."""
+    low, high = _FULL_RATES if config.lora is None else _LORA_RATES
+    if not low <= args.learning_rate <= high:
+        yield f"a learning rate of {args.learning_rate:g} is outside the usual {low:g} to {high:g}"
+    if balance.verdict is Verdict.UNDEFINED:
+        yield (
+            f"only one label: {balance.num_desirable} desirable and {balance.num_undesirable} undesirable rows; "
+            "KTO learns from the contrast"
+        )
+    elif balance.verdict is not Verdict.BALANCED and balance.trl is not None:
+        yield (
+            f"label balance b = {balance.balance:.3g} is outside [1, 4/3]: set weights.desirable in "
+            f"{balance.trl.desirable} or weights.undesirable in {balance.trl.undesirable}, not both"
+        )
+    needed = _checkpoint_bytes(config)
+    free = shutil.disk_usage(next(f for f in Path(config.output_dir).resolve().parents if f.exists())).free
+    if needed > free:
+        yield f"a checkpoint takes about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
+
+
+def _checkpoint_bytes(config: TrainConfig) -> int:
+    if config.lora is not None or not Path(config.model).is_dir():
+        return 0
+    return _CHECKPOINT_COPIES * sum(file.stat().st_size for file in Path(config.model).glob("*.safetensors"))
+
+
+def chosen_weights(wanted: str | Weights, num_desirable: int, num_undesirable: int) -> AdmissibleWeights:
+    """The loss weights to train with, and the balance they give.
+
+    `auto` starts from 1 and 1 and changes one of them, the one of the rarer side, by the least that enters [1, 4/3].
+    """
+    if isinstance(wanted, Weights):
+        return admissible_weights(num_desirable, num_undesirable, wanted.desirable, wanted.undesirable)
+    plain = admissible_weights(num_desirable, num_undesirable)
+    if wanted == "none" or plain.trl is None or plain.verdict is Verdict.BALANCED:
+        return plain
+    if plain.verdict is Verdict.TOO_LOW:
+        return admissible_weights(num_desirable, num_undesirable, _rounded(plain.trl.desirable.low), 1.0)
+    return admissible_weights(num_desirable, num_undesirable, 1.0, _rounded(plain.trl.undesirable.low))
+
+
+def _rounded(weight: float) -> float:
+    """Up to four digits: a weight that can be read, and lies within the band whose lower bound it was."""
+    scale = 10.0 ** (3 - math.floor(math.log10(weight)))
+    return math.ceil(weight * scale) / scale

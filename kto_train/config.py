@@ -1,0 +1,200 @@
+"""The settings of a training: one YAML file, strict, every key known.
+
+    model: MODEL                cache: CACHE              output_dir: RUN
+    image_root: null            seed: 0                   trust_remote_code: false
+    weights: auto               # or none, or {desirable: 1.0, undesirable: 1.3}
+    reference: cached           # or live
+    lora: null                  # or the fields of peft.LoraConfig
+    kto: {}                     # any field of trl.KTOConfig, by TRL's name
+    resume: null                # or auto, or a checkpoint
+
+`weights: auto` changes one loss weight, by the least that brings the label balance into [1, 4/3].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kto_data.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+
+RESERVED_KTO_KEYS: dict[str, str] = {
+    "output_dir": "set `output_dir` at the top",
+    "seed": "set `seed` at the top",
+    "trust_remote_code": "set `trust_remote_code` at the top",
+    "desirable_weight": "set `weights: {desirable: …, undesirable: …}`",
+    "undesirable_weight": "set `weights: {desirable: …, undesirable: …}`",
+    "precompute_ref_log_probs": "set `reference: cached` or `reference: live`",
+    "precompute_ref_batch_size": "leave it out: reference log-probabilities are computed in the training's own groups",
+    "max_length": "leave it out: the cache is already within the --max-length of `ktodata preprocess`",
+    "train_sampling_strategy": "leave it out: KL groups decide the order",
+    "dataloader_drop_last": "leave it out: KL groups hold every row",
+    "remove_unused_columns": "leave it out: the cache has no columns to spare",
+    "resume_from_checkpoint": "set `resume` at the top",
+}
+"""Fields of `KTOConfig` that something else here decides, and what to do instead."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Weights(_Strict):
+    """The weights of the two losses."""
+
+    desirable: Positive = 1.0
+    undesirable: Positive = 1.0
+
+
+class TrainConfig(_Strict):
+    """All settings of `ktodata train`."""
+
+    model: str = Field(description="Model folder or hub id.")
+    cache: str = Field(description="Folder that `ktodata preprocess` made.")
+    output_dir: str = Field(description="Folder for checkpoints, metrics, plots and the trained model.")
+    image_root: str | None = Field(default=None, description="Where image paths start, if not where they did.")
+    seed: int = 0
+    trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
+    weights: Literal["auto", "none"] | Weights = "auto"
+    reference: Literal["cached", "live"] = Field(
+        default="cached", description="Reference log-probabilities: computed once and kept, or at every step."
+    )
+    lora: dict[str, Any] | None = Field(default=None, description="Fields of peft.LoraConfig; null trains all weights.")
+    kto: dict[str, Any] = Field(default={}, description="Fields of trl.KTOConfig, by TRL's names.")
+    resume: str | None = Field(default=None, description="`auto`, or a checkpoint folder.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-6 as a number, as people mean it; YAML 1.1 wants 1.0e-6 and takes the other for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, not checked yet. Raises `ConfigError` where it cannot be read."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{path} holds no mapping of settings", hint="ktodata train --help")
+    return value
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write the settings as `read_config` reads them."""
+    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def apply_setting(settings: dict[str, Any], assignment: str) -> None:
+    """Apply `key=value`, where key may be dotted (`kto.beta=0.2`) and value is YAML."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {assignment}: not of the form key=value", hint="--set kto.beta=0.2")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {assignment}: the value is not YAML") from None
+    set_key(settings, key.split("."), value)
+
+
+def set_key(settings: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a nested key, making the mappings on the way."""
+    for name in path[:-1]:
+        inner = settings.get(name)
+        if inner is None:
+            settings[name] = inner = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{'.'.join(path)}: {name} is not a mapping, but {inner!r}")
+        settings = inner
+    settings[path[-1]] = value
+
+
+def make_config(settings: Mapping[str, Any]) -> TrainConfig:
+    """The checked settings. Raises `ConfigError` naming every key that is unknown, missing or of a wrong type."""
+    try:
+        return TrainConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        problems = [_told(dict(problem)) for problem in error.errors()]
+        # A union reports once a member; the first says enough.
+        unique = list(dict.fromkeys(problems))
+        raise ConfigError("; ".join(unique), hint="ktodata train --help") from None
+
+
+def _told(problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        known = Weights.model_fields if location[0] == "weights" else TrainConfig.model_fields
+        return unknown_key(location[-1], known, within=".".join(location[:-1]))
+    if location[0] == "weights":
+        return f"weights: {problem['input']!r} is neither auto, none nor {{desirable: …, undesirable: …}} above 0"
+    if problem["type"] == "missing":
+        return f"{'.'.join(location)} is not set"
+    return f"{'.'.join(location)}: {problem['msg']}, not {problem['input']!r}"
+
+
+def unknown_key(key: str, known: Iterable[str], *, within: str = "") -> str:
+    """One line on a key that does not exist, with the one that was probably meant."""
+    names = list(known)
+    prefix = f"{within}." if within else ""
+    meant = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    if not meant:
+        meant = [name for name in names if key in name or name in key][:1]
+    return f"unknown key {prefix}{key}" + (f"; did you mean {prefix}{meant[0]}?" if meant else "")
+
+
+def check_fields(given: Mapping[str, Any], dataclass: type, within: str) -> None:
+    """Check names and plain types of `given` against a dataclass of another library.
+
+    Raises `ConfigError`. What is not a plain type (int, float, bool, str, or one of them or None) is left to the
+    library itself.
+    """
+    hints = typing.get_type_hints(dataclass)
+    names = [field.name for field in dataclasses.fields(dataclass) if field.init]
+    for key, value in given.items():
+        if within == "kto" and key in RESERVED_KTO_KEYS:
+            raise ConfigError(f"kto.{key} is decided elsewhere", hint=RESERVED_KTO_KEYS[key])
+        if key not in names:
+            raise ConfigError(
+                unknown_key(key, names, within=within), hint=f"{within} takes {dataclass.__name__}'s fields"
+            )
+        allowed = _plain_types(hints[key])
+        if allowed and not _is_of(value, allowed):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+            raise ConfigError(f"{within}.{key} must be {expected}, not {value!r}")
+
+
+def _plain_types(hint: Any) -> tuple[type, ...]:
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
+    if typing.get_origin(hint) not in (None, types.UnionType, typing.Union):
+        return ()
+    plain = (int, float, bool, str, type(None))
+    return tuple(members) if all(member in plain for member in members) else ()
+
+
+def _is_of(value: Any, allowed: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in allowed
+    if isinstance(value, int) and float in allowed:
+        return True
+    return isinstance(value, allowed)
