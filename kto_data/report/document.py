@@ -1,0 +1,209 @@
+"""The JSON report of `ktodata validate`: one document, its shape published as `schemas/report.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kto_data import __version__
+from kto_data.balance import BandWeights, admissible_weights
+from kto_data.finding import Finding, Severity
+from kto_data.rules.base import AnyRule
+from kto_data.validate import RuleCount, Validation
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FindingEntry(_Model):
+    """One defect of one record, file or dataset."""
+
+    code: str
+    severity: Severity
+    path: str
+    line: int | None = Field(description="Physical line, 1-based; null for what is true of a whole file or dataset.")
+    byte_offset: int | None = Field(description="Of the record's first byte, in the decompressed file.")
+    json_path: str = Field(description="JSON Pointer (RFC 6901) inside the record, in the record's own spelling.")
+    row_id: str | None = Field(description="The record's own `id`; null where it has none.")
+    row_hash: str | None = Field(description="16 hex digits over the raw bytes of the record.")
+    message: str
+
+
+class InputEntry(_Model):
+    """One input file."""
+
+    path: str
+    sha256: str | None = Field(description="Of the file as it lies on disk; null for standard input.")
+    bytes: int | None
+    rows: int
+    rows_ok: int = Field(description="Rows without an error.")
+
+
+class Summary(_Model):
+    """Exact numbers over all rules."""
+
+    errors: int
+    warnings: int
+    infos: int
+    rows: int
+    rows_ok: int
+
+
+class RuleEntry(_Model):
+    """One rule that was selected, and what it found."""
+
+    code: str
+    name: str
+    severity: Severity = Field(description="The worst of its findings; its usual one where there are none.")
+    fix: str
+    status: Literal["passed", "failed", "skipped"]
+    count: int
+    rows: int = Field(description="Records with at least one finding.")
+    stored: int = Field(description="How many of them are in `findings`.")
+    truncated: bool
+
+
+class SkippedEntry(_Model):
+    """A selected rule that could not run."""
+
+    code: str
+    reason: str
+
+
+class Band(_Model):
+    """Weights that bring the balance value into [1, `upper`], one of them changed and the other left."""
+
+    upper: float
+    desirable_weight: tuple[float, float]
+    undesirable_weight: tuple[float, float]
+
+
+class Labels(_Model):
+    """Samples that satisfy the schema, by label."""
+
+    desirable: int
+    undesirable: int
+
+
+class Weights(_Model):
+    """The balance at weights 1 and 1; null where a label has no samples."""
+
+    balance: float | None
+    verdict: str
+    trl: Band | None
+    paper: Band | None
+
+
+class Stats(_Model):
+    """What the data is like."""
+
+    labels: Labels
+    weights: Weights
+
+
+class ReportDocument(_Model):
+    """What a run of `ktodata validate` found."""
+
+    schema_version: Literal[1] = 1
+    tool: str = f"ktodata {__version__}"
+    status: Literal["passed", "failed"]
+    exit_code: int
+    inputs: tuple[InputEntry, ...]
+    summary: Summary
+    rules: tuple[RuleEntry, ...]
+    skipped: tuple[SkippedEntry, ...]
+    stats: Stats
+    findings: tuple[FindingEntry, ...]
+
+
+def report_document(
+    validation: Validation, digests: dict[str, tuple[str, int]], *, exit_code: int, failed: bool
+) -> ReportDocument:
+    """The document. `digests`: path -> (sha256, bytes), without what cannot be read twice."""
+    by_severity = validation.by_severity
+    skipped = {rule.code: reason for rule, reason in validation.skipped}
+    rules = [*validation.rules, *(rule for rule, _ in validation.skipped)]
+    return ReportDocument(
+        status="failed" if failed else "passed",
+        exit_code=exit_code,
+        inputs=tuple(
+            InputEntry(
+                path=entry.path,
+                sha256=digests.get(entry.path, (None, None))[0],
+                bytes=digests.get(entry.path, (None, None))[1],
+                rows=entry.num_rows,
+                rows_ok=entry.num_rows_ok,
+            )
+            for entry in validation.inputs
+        ),
+        summary=Summary(
+            errors=by_severity[Severity.ERROR],
+            warnings=by_severity[Severity.WARNING],
+            infos=by_severity[Severity.INFO],
+            rows=validation.num_rows,
+            rows_ok=sum(entry.num_rows_ok for entry in validation.inputs),
+        ),
+        rules=tuple(
+            _rule_entry(rule, validation.counts.get(rule.code), rule.code in skipped)
+            for rule in sorted(rules, key=lambda rule: rule.code)
+        ),
+        skipped=tuple(SkippedEntry(code=code, reason=reason) for code, reason in skipped.items()),
+        stats=_stats(validation),
+        findings=tuple(_finding_entry(finding) for count in validation.worst_first() for finding in count.findings),
+    )
+
+
+def _rule_entry(rule: AnyRule, count: RuleCount | None, is_skipped: bool) -> RuleEntry:
+    found = count.count if count else 0
+    stored = len(count.findings) if count else 0
+    return RuleEntry(
+        code=rule.code,
+        name=rule.name,
+        severity=count.severity if count else rule.severity,
+        fix=rule.fix.value,
+        status="skipped" if is_skipped else "failed" if found else "passed",
+        count=found,
+        rows=count.num_rows if count else 0,
+        stored=stored,
+        truncated=stored < found,
+    )
+
+
+def _finding_entry(finding: Finding) -> FindingEntry:
+    location = finding.location
+    return FindingEntry(
+        code=finding.code,
+        severity=finding.severity,
+        path=location.path,
+        line=location.line,
+        byte_offset=location.byte_offset,
+        json_path=location.pointer,
+        row_id=finding.record_id,
+        row_hash=finding.row_hash,
+        message=finding.message,
+    )
+
+
+def _stats(validation: Validation) -> Stats:
+    weights = admissible_weights(validation.num_desirable, validation.num_undesirable)
+    return Stats(
+        labels=Labels(desirable=validation.num_desirable, undesirable=validation.num_undesirable),
+        weights=Weights(
+            balance=weights.balance,
+            verdict=weights.verdict.value,
+            trl=_band(weights.trl),
+            paper=_band(weights.paper),
+        ),
+    )
+
+
+def _band(band: BandWeights | None) -> Band | None:
+    if band is None:
+        return None
+    return Band(
+        upper=band.upper,
+        desirable_weight=(band.desirable.low, band.desirable.high),
+        undesirable_weight=(band.undesirable.low, band.undesirable.high),
+    )
