@@ -1,0 +1,60 @@
+# After a clone, `make demo` and `make test` are each enough alone: they make .venv and install what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCHVISION := 0.28.0
+SOURCES := kto_data kto_train tests examples benchmarks cli.py
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint format docs schemas bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# A stamp, so that an installed environment is not looked at again until what it was made from changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	# torch first and by itself: asked for so, an index that has a CPU wheel gives it instead of gigabytes of CUDA.
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet -c constraints.txt -e '.[all]' --group dev
+	touch $@
+
+# Apart from site-packages and without its dependencies: beside a CPU torch it cannot be imported as it is, and would
+# break every image model. Tests find it through tests/interpreter/.
+$(VENV)/torchvision/installed-$(TORCHVISION): | $(VENV)/installed
+	rm -rf $(VENV)/torchvision
+	$(PIP) install --quiet --no-deps --target $(VENV)/torchvision torchvision==$(TORCHVISION)
+	touch $@
+
+install: $(VENV)/installed  ## make .venv with everything in it
+
+demo: install  ## validate, preprocess and train the example data on a tiny model, in minutes
+	BIN=$(BIN) examples/demo.sh
+
+test: install $(VENV)/torchvision/installed-$(TORCHVISION) lint check  ## everything that must be green
+
+check:
+	$(BIN)/pytest --numprocesses 2 --cov --cov-report term-missing:skip-covered
+
+lint: install  ## style, types, import floors, spelling
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: install  ## let ruff mend what it can
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+schemas: install  ## write schemas/ anew from the models
+	$(BIN)/ktodata schema --write schemas
+
+bench: install  ## the measurements of benchmarks/
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove all that make made
+	rm -rf $(VENV) demo-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
