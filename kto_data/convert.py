@@ -54,7 +54,7 @@ def convert(row: dict[str, Any], layout: Layout) -> tuple[Converted, ...]:
     format = layout.format or detect(row, layout)
     if format is Format.MESSAGES and not layout.columns and not layout.mapped_only:
         return (Converted(value=row, format=format),)
-    if format is not Format.PAIRED and layout.takes_as_is(row.keys()):
+    if (format is Format.MESSAGES or layout.mapped_only) and layout.takes_as_is(row.keys()):
         return (Converted(value=row, format=format),)
     if format is Format.PAIRED:
         return tuple(_paired(_Draft(row, layout, format), answer, label) for answer, label in _ANSWERS)
@@ -80,6 +80,7 @@ class _Draft:
         self.pointers: dict[str, str] = {}
         self.missing: list[str] = []
         self.unread: list[str] = []
+        self.is_trl = False  # images without placeholders go where TRL puts them
         self._left = dict(row)
 
     def take(self, name: str, *, required: bool = False) -> _Cell | None:
@@ -247,7 +248,7 @@ def _paired(draft: _Draft, name: str, label: bool) -> Converted:
         _paired_messages(draft, answer, other)
     draft.value["label"] = label
     _take_images(draft)
-    if "/prompt" in draft.pointers.values():
+    if draft.is_trl:
         draft.put_images_first()
     _tools(draft)
     return draft.finish()
@@ -264,15 +265,18 @@ def _paired_messages(draft: _Draft, answer: _Cell, other: _Cell | None) -> None:
         if prompt is not None:
             draft.unread.append(prompt.pointer)
     elif prompt is not None:
+        draft.is_trl = True
         if not _is_whole(answer.value):
             _text_or_messages(draft, prompt, "user")
         elif not _repeats(answer.value, prompt.value):
             draft.unread.append(prompt.pointer)
     elif draft.has("instruction") or draft.has("input"):
         _alpaca_prompt(draft)
-    elif isinstance(answer.value, str):
-        _split_text(draft, answer, other)
-        return
+    else:
+        draft.is_trl = True
+        if isinstance(answer.value, str):
+            _split_text(draft, answer, other)
+            return
     _answer(draft, answer)
 
 

@@ -6,24 +6,19 @@ it is written, and the parser says at its place what is wrong with it.
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_READ_BYTES = 1 << 20
 _SPACE = b" \t\r\n"
-
-# Possessive throughout: nothing is ever tried twice, so time is linear and memory constant whatever the input.
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
-_NESTED = rb"(?!)"
-for _ in range(5):  # records are three levels deep; whatever is deeper than this takes the slow way
-    _NESTED = rb'[\[{](?:[^\[\]{}"]++|' + _STRING + rb"|" + _NESTED + rb")*+[\]}]"
-_ELEMENT = re.compile(rb'(?:[^\[\]{}",]++|' + _STRING + rb"|" + _NESTED + rb")*+", re.DOTALL)
-_TOKEN = re.compile(_STRING + rb'|[\[\]{}",]', re.DOTALL)
-_SPACES = re.compile(rb"[ \t\r\n]*+")
-
-Buffer = bytes | mmap.mmap
+_BACKSLASH = ord("\\")
+_BRACKET = re.compile(rb"[\[\]{}]")
+_BRACKET_OR_COMMA = re.compile(rb"[\[\]{},]")
+_OPENING = (b"[", b"{")
+_SHORT = 64  # bytes up to which what stands between two strings is remembered
 
 
 class Span(NamedTuple):
@@ -35,77 +30,137 @@ class Span(NamedTuple):
     problem: str = ""  # what is broken in the array itself, where this is no record
     after_mark: bool = False  # the file starts with a byte order mark, and this is its first record
 
-    def raw(self, data: bytes, data_start: int = 0) -> bytes:
-        """The record's bytes out of `data`, which begins at byte `data_start` of the file.
 
-        A byte order mark before the array is put before its first record, so that it is seen and reported.
-        """
-        raw = data[self.start - data_start : self.stop - data_start]
-        return BYTE_ORDER_MARK + raw if self.after_mark else raw
+class _Window:
+    """The part of a file that is being looked at; it moves forward and grows where one record is larger."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.data = b""
+        self.start = 0  # of `data` in the file
+        self._file = file
+
+    def grow(self, keep_from: int) -> bool:
+        """Forget what is before `keep_from` and read on. False at the end of the file, where nothing changes."""
+        more = self._file.read(max(_READ_BYTES, len(self.data) - keep_from))
+        if more:
+            self.data, self.start = self.data[keep_from:] + more, self.start + keep_from
+        return bool(more)
 
 
-def spans(data: Buffer) -> Iterator[Span]:
-    """The records of the array in `data`, in order; the whole of it where it is no array but a single value.
+def spans(file: BinaryIO) -> Iterator[tuple[Span, bytes]]:
+    """The records of the array in `file` with their bytes, in order; the whole of it where it is a single value.
 
     What breaks the array itself comes as a span with a `problem`.
     """
-    marked = data[: len(BYTE_ORDER_MARK)] == BYTE_ORDER_MARK
-    start = _skip_space(data, len(BYTE_ORDER_MARK) if marked else 0)
-    line = 1 + data[:start].count(b"\n")
-    if data[start : start + 1] != b"[":
-        stop = start + len(data[start:].rstrip(_SPACE))
-        if stop > start:
-            yield Span(line, start, stop, after_mark=marked)
+    window = _Window(file)
+    window.grow(0)
+    marked = window.data.startswith(BYTE_ORDER_MARK)
+    position, line = _skip_space(window, len(BYTE_ORDER_MARK) if marked else 0, 1)
+    if window.data[position : position + 1] != b"[":
+        while window.grow(position):
+            position = 0
+        text = window.data[position:].rstrip(_SPACE)
+        if text:
+            start = window.start + position
+            yield Span(line, start, start + len(text), after_mark=marked), text
         return
-    bracket, num_spans = start, 0
+    is_first = True
     while True:
-        start = _skip_space(data, bracket + 1)
-        line += data[bracket:start].count(b"\n")
-        stop, whole = _element_end(data, start)
-        text = data[start:stop]
-        closing = data[stop : stop + 1]
-        length = len(text.rstrip(_SPACE))
-        if length:
-            yield Span(line, start, start + length, after_mark=marked and num_spans == 0)
-        elif closing == b"," or (closing == b"]" and num_spans):
-            yield Span(
-                line, start, start, f"the array has a comma too many: no record before this '{closing.decode()}'"
-            )
-        num_spans += 1
-        line += text.count(b"\n")
+        position, line = _skip_space(window, position + 1, line)
+        stop, is_whole = _element_end(window.data, position)
+        while stop == len(window.data) and window.grow(position):
+            position = 0
+            stop, is_whole = _element_end(window.data, 0)
+        text = window.data[position:stop]
+        closing = window.data[stop : stop + 1]
+        start, num_newlines = window.start + position, text.count(b"\n") if b"\n" in text else 0
+        text = text.rstrip(_SPACE)
+        if text:
+            yield Span(line, start, start + len(text), after_mark=marked and is_first), text
+        elif closing == b"," or (closing == b"]" and not is_first):
+            yield Span(line, start, start, f"a comma too many: no record before this '{closing.decode()}'"), b""
+        line += num_newlines
+        position, is_first = stop, False
         if closing != b",":
             break
-        bracket = stop
     if closing == b"]":
-        rest = data[stop + 1 :]
-        if rest.strip(_SPACE):
-            yield Span(line, stop, stop + 1 + len(rest.rstrip(_SPACE)), "text after the end of the array")
-    elif whole:
-        yield Span(line, stop, stop, "the file ends before the array does: ']' is missing")
+        yield from _rest(window, position, line)
+    elif is_whole:
+        start = window.start + position
+        yield Span(line, start, start, "the file ends before the array does: ']' is missing"), b""
 
 
-def _skip_space(data: Buffer, start: int) -> int:
-    match = _SPACES.match(data, start)
-    assert match
-    return match.end()
+def _rest(window: _Window, position: int, line: int) -> Iterator[tuple[Span, bytes]]:
+    """What stands behind the array, with its bracket, so that it cannot be taken for a record."""
+    while window.grow(position):
+        position = 0
+    text = window.data[position:].rstrip(_SPACE)
+    if len(text) > 1:
+        start = window.start + position
+        yield Span(line, start, start + len(text), "text after the end of the array"), text
 
 
-def _element_end(data: Buffer, start: int) -> tuple[int, bool]:
-    """Where the element that begins at `start` ends (at its comma or bracket, or the end), and whether it is closed."""
-    match = _ELEMENT.match(data, start)
-    assert match
-    stop = match.end()
-    if stop == len(data) or data[stop] in b",]":
-        return stop, True
-    depth = 0
-    for token in _TOKEN.finditer(data, start):
-        mark = token[0]
-        if mark in (b"[", b"{"):
-            depth += 1
-        elif mark in (b",", b"]") and depth == 0:
-            return token.start(), True
-        elif mark in (b"]", b"}"):
-            depth = max(0, depth - 1)  # a bracket too many is part of the element, and no way out of the array
-        elif mark == b'"':  # a string that is never closed takes the rest of the file with it
-            break
-    return len(data), False
+def _skip_space(window: _Window, position: int, line: int) -> tuple[int, int]:
+    """The next position that is no space, and its line."""
+    while True:
+        while (mark := window.data[position : position + 1]) and mark in _SPACE:
+            line += mark == b"\n"
+            position += 1
+        if mark or not window.grow(position):
+            return position, line
+        position = 0
+
+
+def _element_end(data: bytes, start: int) -> tuple[int, bool]:
+    """Where the element that begins at `start` ends, which is at the comma or bracket after it, or with the data.
+
+    Also whether it is whole: all its brackets and strings are closed.
+    """
+    depth, position = 0, start
+    find, shapes = data.find, _shapes
+    while True:
+        quote = find(b'"', position)
+        between = data[position:quote] if quote >= 0 else data[position:]
+        lowest, change = shapes.get(between) or _shape(between)
+        if depth + lowest > 0:
+            depth += change
+        else:
+            # The element may end here.
+            for token in _BRACKET_OR_COMMA.finditer(between):
+                mark = token[0]
+                if depth == 0 and mark in (b",", b"]"):
+                    return position + token.start(), True
+                if mark in _OPENING:
+                    depth += 1
+                elif mark != b",":
+                    depth = max(0, depth - 1)  # a brace too many is part of the element, and no way out of it
+        if quote < 0:
+            return len(data), depth == 0
+        end = find(b'"', quote + 1)
+        while end > 0 and data[end - 1] == _BACKSLASH and _is_escaped(data, end):
+            end = find(b'"', end + 1)
+        if end < 0:
+            return len(data), False
+        position = end + 1
+
+
+def _is_escaped(data: bytes, quote: int) -> bool:
+    """Whether an odd number of backslashes stands before the quotation mark."""
+    first = quote
+    while data[first - 1] == _BACKSLASH:
+        first -= 1
+    return (quote - first) % 2 == 1
+
+
+_shapes: dict[bytes, tuple[int, int]] = {}
+"""What stands between strings -> how far it goes down, and how much it changes the depth. Few kinds, over and over."""
+
+
+def _shape(between: bytes) -> tuple[int, int]:
+    depth = lowest = 0
+    for mark in _BRACKET.findall(between):
+        depth += 1 if mark in _OPENING else -1
+        lowest = min(lowest, depth)
+    if len(between) <= _SHORT and len(_shapes) < 10_000:
+        _shapes[between] = (lowest, depth)
+    return lowest, depth
