@@ -78,7 +78,7 @@ class Manifest(_Model):
     fingerprint: str
     parts: dict[str, Any]
     has_images: bool  # whether the model takes images, not whether any row has one
-    image_root: str  # where the paths in the `images` column start; can be given anew at training
+    image_root: str  # where the paths in `images` start, relative to the cache; can be given anew at training
     image_min_pixels: int | None
     image_max_pixels: int | None
     max_length: int | None

@@ -45,7 +45,8 @@ def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
         )
     cache = Cache(_load_splits(path))
     cache.path, cache.manifest = path, manifest
-    cache.image_root = Path(image_root if image_root is not None else manifest.image_root)
+    # The manifest's is relative to the cache, so that the two can be moved together.
+    cache.image_root = Path(image_root) if image_root is not None else path.resolve() / manifest.image_root
     _check_splits(cache)
     if any(split.num_images for split in manifest.splits.values()) and not cache.image_root.is_dir():
         raise InputError(
