@@ -33,8 +33,14 @@ class Converted:
     unmapped_images: bool = False
 
 
+UNREAD = "/unread"
+"""Before the user's pointer to what no field takes, so that it is not mistaken for the field of that name."""
+
+
 def user_pointer(pointers: Mapping[str, str], pointer: str) -> str:
     """A canonical JSON Pointer in the user's spelling."""
+    if pointer.startswith(f"{UNREAD}/"):
+        return pointer.removeprefix(UNREAD)
     head, tail = pointer, ""
     while head:
         if head in pointers:
@@ -170,7 +176,7 @@ class _Draft:
     def finish(self) -> Converted:
         """The canonical record, with the fields that all formats share and what is left over."""
         if self.messages is not None:
-            self.value["messages"] = self.messages
+            self.value.setdefault("messages", self.messages)
         for name in RECORD_FIELDS:
             if name not in self.value:
                 cell = self.take(name) if name != "images" else self.take_filled(name)
@@ -214,7 +220,10 @@ def _sharegpt(draft: _Draft) -> None:
     _system(draft)
     cell = draft.take("messages", required=True)
     if cell is not None:
-        draft.add_all(cell, draft.layout.tags)
+        if isinstance(cell.value, list):
+            draft.add_all(cell, draft.layout.tags)
+        else:
+            draft.set("messages", cell)
     _tools(draft)
 
 

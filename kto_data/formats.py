@@ -167,7 +167,8 @@ def detect(row: Mapping[str, Any], layout: Layout) -> Format:
     """The format of a record, by its columns; the canonical one where nothing speaks for another."""
     named = {column: name for name, column in layout.columns.items()}
     keys = {named.get(key, key) for key in row}
-    if {"chosen", "rejected"} <= keys:
+    sides = keys & {"chosen", "rejected"}
+    if len(sides) == 2 or (sides and not keys & {"label", "kto_tag", "completion", "output"}):
         return Format.PAIRED
     if "conversations" in keys:
         return Format.SHAREGPT
@@ -178,7 +179,7 @@ def detect(row: Mapping[str, Any], layout: Layout) -> Format:
         return Format.PROMPT_COMPLETION
     if keys & {"instruction", "output"}:
         return Format.ALPACA
-    return Format.PAIRED if keys & {"chosen", "rejected"} else Format.MESSAGES
+    return Format.MESSAGES
 
 
 def _is_sharegpt(messages: Any, tags: Tags) -> bool:

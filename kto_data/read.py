@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from kto_data.convert import Converted, convert, escape
+from kto_data.convert import UNREAD, Converted, convert, escape
 from kto_data.formats import Layout
 from kto_data.json_array import BYTE_ORDER_MARK
 from kto_data.record import Record
@@ -209,7 +209,7 @@ def _row(line: Line, converted: Converted, parsed: _Parsed, is_sound: bool) -> R
         errors += [SchemaError("missing", pointer, "Field required", None) for pointer in converted.missing]
         record = None
     for pointer in converted.unread:
-        errors.append(SchemaError("extra_forbidden", pointer, "Extra inputs are not permitted", None))
+        errors.append(SchemaError("extra_forbidden", UNREAD + pointer, "Extra inputs are not permitted", None))
     return Row(
         line=line,
         value=value,
