@@ -161,6 +161,11 @@ class _Pixels:
                 )
 
 
+def image_backend(processor: Processor) -> str | None:
+    """The image processor's class: transformers takes another one where torchvision is missing, and pixels differ."""
+    return type(processor.processing_class.image_processor).__name__ if processor.has_images else None
+
+
 class _TokenTypes:
     """What kind each token is (0 for text), as the processor tells from ids; `keys` are those it puts this under."""
 

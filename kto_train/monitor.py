@@ -162,6 +162,7 @@ class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no
         self.say = say
         self.stopped = False
         self._training = False
+        self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -174,6 +175,8 @@ class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data worker, which a terminal's Ctrl-C reaches too: the batch at hand is still wanted
         if self.stopped or not self._training:
             raise KeyboardInterrupt
         self.stopped = True

@@ -50,10 +50,10 @@ class ReferenceStore:
         return self.folder / fingerprint(parts)[:16]
 
     def stale(self, parts: Parts) -> list[str]:
-        """In what the stored values closest to `parts` differ, by name; empty where nothing is stored."""
+        """In what the stored values of this split closest to `parts` differ, by name; empty where there are none."""
+        stored = [json.loads(path.read_bytes()) for path in sorted(self.folder.glob(f"*/{_PARTS_NAME}"))]
         differences = [
-            [name for name, _, _ in differing_parts(json.loads(path.read_bytes()), parts)]
-            for path in sorted(self.folder.glob(f"*/{_PARTS_NAME}"))
+            [name for name, _, _ in differing_parts(old, parts)] for old in stored if old["split"] == parts["split"]
         ]
         return min(differences, key=len, default=[])
 

@@ -44,7 +44,12 @@ class RunRecord:
 
 
 def what_matters(
-    config: TrainConfig, cache_fingerprint: str, num_ranks: int, weights: tuple[float, float]
+    config: TrainConfig,
+    *,
+    cache_fingerprint: str,
+    num_ranks: int,
+    weights: tuple[float, float],
+    image_backend: str | None,
 ) -> dict[str, Any]:
     """The parts of a run that every step depends on."""
     kto = {key: value for key, value in config.kto.items() if not key.startswith(_WITHOUT_EFFECT)}
@@ -56,6 +61,7 @@ def what_matters(
         "desirable weight": weights[0],
         "undesirable weight": weights[1],
         "devices": num_ranks,
+        "image processor": image_backend,
         **{f"kto.{key}": value for key, value in sorted(kto.items())},
     }
 

@@ -75,6 +75,8 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     # Before any import that reads them. HF_HUB_OFFLINE is the user's and is left as it is.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("RANK", "0") != "0":
+        say = _nothing  # under torchrun, one voice is enough
     checks.check_installed()
     plan = make_plan(config)
     for line in plan.lines():
@@ -82,6 +84,10 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     if dry_run:
         return ExitCode.OK
     return _train(plan, say)
+
+
+def _nothing(line: str) -> None:
+    pass
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -163,11 +169,17 @@ def _num_steps(args: KTOConfig, groups: Groups) -> int:
 
 
 def _train(plan: Plan, say: Any) -> int:
+    from kto_train.collate import image_backend
     from kto_train.monitor import Monitor, StopSignals
 
     config, output = plan.config, Path(plan.config.output_dir)
-    weights = (plan.balance.desirable_weight, plan.balance.undesirable_weight)
-    matters = what_matters(config, plan.cache.manifest.fingerprint, plan.args.world_size, weights)
+    matters = what_matters(
+        config,
+        cache_fingerprint=plan.cache.manifest.fingerprint,
+        num_ranks=plan.args.world_size,
+        weights=(plan.balance.desirable_weight, plan.balance.undesirable_weight),
+        image_backend=image_backend(plan.processor),
+    )
     checkpoint = checkpoint_to_resume(config, matters)
     record = RunRecord(matters=matters, about=_about(plan))
     monitor = Monitor(output, say)

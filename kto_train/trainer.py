@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trl.trainer.utils import use_adapter
 from kto_data.balance import Verdict, admissible_weights
 from kto_data.processor import Processor, load_processor
 from kto_train import reference
-from kto_train.collate import CachedCollator
+from kto_train.collate import CachedCollator, image_backend
 from kto_train.columns import (
     KL_PREFIX,
     REF_LOGPS,
@@ -77,6 +78,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             groups = make_groups(rows, args, cache.manifest.max_length)
             _warn_of_balance(rows, args)
         self.train_groups = groups
+        self._image_backend = image_backend(processor)
         self._eval_groups: Groups | None = None
         self._train_sampler: GroupBatchSampler | None = None
         self._store = ReferenceStore(reference_folder or cache.path / "reference")
@@ -190,6 +192,8 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             "dtype": f"{self.model.dtype} {self.accelerator.mixed_precision}",
             "loss": "with KL" if self.calculate_KL else "without KL",
             "padding": self.args.pad_to_multiple_of,
+            "image processor": self._image_backend,
+            **{name: version(name) for name in ("torch", "transformers")},
         }
 
     def _own_batches(self, dataset: Dataset, groups: Groups) -> Iterator[tuple[list[int], Tensors]]:
