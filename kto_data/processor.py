@@ -14,22 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kto_data import image
 from kto_data.errors import MissingExtraError, ModelError
+from kto_data.image_tokens import Run, SizeCounting, most_repeated
 from kto_data.record import ImagePart, Message, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
-_NUM_CHECKED_SIZES = 4
-"""Distinct sizes for which the processor's own count must equal a blank image's before the count alone is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,8 @@ class Processor:
         )
         self.name = type(processing_class).__name__
         self._spans: dict[tuple[int, int], ImageSpan] = {}
-        self._counting = _SizeCounting(self.processing_class) if self.has_images else None
+        self._counting = SizeCounting(self.processing_class) if self.has_images else None
+        self._run: Run | None = None  # known once a first image is
 
     @property
     def image_token(self) -> str:
@@ -124,15 +122,28 @@ class Processor:
         return {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, with no special tokens added: templates write their own."""
+        """The ids of each text, with no special tokens added: templates write their own.
+
+        Runs of the image token are tokenized as one and spliced in as ids: an image of two megapixels is thousands
+        of them.
+        """
+        if self._run is None:
+            return self._tokenize(texts)
+        shortened = [self._run.shorten(text) for text in texts]
+        rows = self._tokenize([text for text, _ in shortened])
+        for index, (_, lengths) in enumerate(shortened):
+            if rows[index].count(self._run.id) != len(lengths):  # in this text the token is not always one id
+                rows[index] = self._tokenize([texts[index]])[0]
+            elif lengths:
+                rows[index] = self._run.lengthen(rows[index], lengths)
+        return rows
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            padding=False,
-            verbose=False,  # lengths are judged by us
-        )["input_ids"]
+        # Not verbose: whether a text is too long is judged by us.
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, padding=False, verbose=False)
+        ids: list[list[int]] = encoded["input_ids"]
         return ids
 
     # -- images -------------------------------------------------------------------------------------------------
@@ -147,9 +158,15 @@ class Processor:
         if span is None:
             assert self._counting is not None, "a text model has no images"
             replacement = self._counting.replacement(size)
+            self._run = self._run or self._find_run(replacement)
             span = ImageSpan(replacement, len(self.tokenize([replacement])[0]))
             self._spans[size] = span
         return span
+
+    def _find_run(self, replacement: str) -> Run | None:
+        token = most_repeated(replacement, self.tokenizer)
+        ids = self._tokenize([token])[0]
+        return Run(token, ids[0]) if len(ids) == 1 else None
 
     def expand(self, prompt: str, spans: Sequence[ImageSpan]) -> str:
         """`prompt` with each image placeholder replaced by what its image becomes.
@@ -187,71 +204,6 @@ class Processor:
         state.pop("truncation", None)
         state.pop("padding", None)
         return json.dumps(state, sort_keys=True)
-
-
-class _SizeCounting:
-    """Answers "what does an image of this size become", by blank images, or by the processor's own count.
-
-    A blank image costs what a real one costs. transformers' processors can also count (`_get_num_multimodal_tokens`);
-    the count is believed once it has agreed with a blank image on the first `_NUM_CHECKED_SIZES` distinct sizes, if
-    all of them became one run of one token with the same text around it. After that it is still checked at every
-    power of two of distinct sizes met.
-    """
-
-    def __init__(self, processing_class: Any) -> None:
-        self._processor = processing_class
-        # Not every processor can count: then blank images do all.
-        self._count = getattr(processing_class, "_get_num_multimodal_tokens", None)
-        self._num_sizes = 0
-        self._frame: tuple[str, str, str] | None = None  # text before the run, the token of the run, text behind
-
-    def replacement(self, size: tuple[int, int]) -> str:
-        """The text that the placeholder of an image of `size` (width, height) is replaced with."""
-        self._num_sizes += 1
-        number = self._num_sizes
-        if self._count is None:
-            return self._from_blank(size)
-        if number <= _NUM_CHECKED_SIZES:
-            answer = self._from_blank(size)
-            if not self._agrees(answer, size):
-                self._count = None
-            return answer
-        counted = self._from_count(size)
-        if number & (number - 1) == 0 and counted != self._from_blank(size):
-            raise ModelError(
-                f"{type(self._processor).__name__} counts the tokens of a {size[0]}x{size[1]} image wrongly",
-                hint="this is a fault of the model's processor in transformers; please report it with the image size",
-            )
-        return counted
-
-    def _from_blank(self, size: tuple[int, int]) -> str:
-        out = self._processor(
-            images=[[image.blank(size)]],
-            text=[self._processor.image_token],
-            add_special_tokens=False,
-            return_text_replacement_offsets=True,
-        )
-        (only,) = out["text_replacement_offsets"][0]
-        return str(only["replacement"])
-
-    def _from_count(self, size: tuple[int, int]) -> str:
-        assert self._frame is not None
-        before, token, behind = self._frame
-        return before + token * self._counted(size) + behind
-
-    def _counted(self, size: tuple[int, int]) -> int:
-        assert self._count is not None
-        width, height = size
-        return int(self._count(image_sizes=[(height, width)])["num_image_tokens"][0])
-
-    def _agrees(self, answer: str, size: tuple[int, int]) -> bool:
-        token = max(_added_tokens(self._processor.tokenizer), key=answer.count)
-        run = re.search(f"(?:{re.escape(token)})+", answer)
-        if run is None or self._counted(size) * len(token) != len(run.group()):
-            return False
-        frame = (answer[: run.start()], token, answer[run.end() :])
-        self._frame = self._frame or frame
-        return token not in frame[2] and frame == self._frame
 
 
 def common_prefix_length(left: Sequence[object], right: Sequence[object]) -> int:
@@ -318,10 +270,6 @@ def _check_usable(processor: Processor) -> None:
             f"{processor.name} does not say what it makes of an image: {_first_line(error)}",
             hint="images of this model cannot be preprocessed; text models and other image models can",
         ) from None
-
-
-def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [token.content for token in tokenizer.added_tokens_decoder.values()]
 
 
 def _joined_text(message: Message) -> str:
