@@ -7,6 +7,8 @@ none may be laxer.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -19,6 +21,7 @@ from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import may_hold_control_tokens
 
 _FIELDS = frozenset({"messages", "label", "images", "id", "source"})
+_NO_IMAGES: list[str] = []
 
 
 class Gate:
@@ -36,57 +39,77 @@ class Gate:
             record = orjson.loads(raw)
         except orjson.JSONDecodeError:
             return None
-        if type(record) is not dict or not record.keys() <= self._fields:
+        if type(record) is not dict or not self._fields.issuperset(record):
             return None
-        label = record.get("label")
-        conversation = _conversation(record.get("messages"))
-        if conversation is None or type(label) is not bool:
+        label, messages = record.get("label"), record.get("messages")
+        if type(label) is not bool or type(messages) is not list:
             return None
-        images = record.get("images", [])
-        if type(images) is not list or not self._are_clean_images(images, conversation, data_path):
+        conversation = _conversation(messages)
+        if conversation is None:
             return None
-        if may_hold_control_tokens(conversation) or not _names_no_key_twice(raw, record, conversation):
+        encoded = conversation.encode()
+        if not _accounts_for_all_strings(raw, record, encoded.count(b'"')):
             return None
-        return digest(conversation, images), label
+        has_angle = b"<" in encoded
+        if (has_angle or b"[" in encoded) and may_hold_control_tokens(conversation):
+            return None
+        images = record.get("images", _NO_IMAGES)
+        if (has_angle or images is not _NO_IMAGES) and not self._are_clean_images(images, messages, data_path):
+            return None
+        return digest(encoded, images), label
 
-    def _are_clean_images(self, images: list[Any], conversation: str, data_path: str) -> bool:
-        placeholders = conversation.count(IMAGE_PLACEHOLDER) if "<" in conversation else 0
-        if placeholders != len(images) or (placeholders and IMAGE_PLACEHOLDER in conversation.rpartition(BETWEEN)[2]):
+    def _are_clean_images(self, images: Any, messages: list[dict[str, str]], data_path: str) -> bool:
+        if type(images) is not list:
+            return False
+        placeholders = sum([message["content"].count(IMAGE_PLACEHOLDER) for message in messages])
+        if placeholders != len(images) or IMAGE_PLACEHOLDER in messages[-1]["content"]:
             return False
         return all(type(path) is str and self._checker.is_clean_image(path, data_path) for path in images)
 
 
-def _conversation(messages: Any) -> str | None:
-    """Roles and texts with `BETWEEN` them; None unless all is in order: types, keys, roles, turns, no empty text."""
-    if type(messages) is not list or len(messages) < 2:
+def _conversation(messages: list[Any]) -> str | None:
+    """Roles and texts with `BETWEEN` them; None unless all is in order: types, roles, turns, no empty text."""
+    try:
+        roles = [message["role"] for message in messages]
+        texts = [message["content"] for message in messages]
+        if not _are_in_order(tuple(roles)):
+            return None
+        conversation = BETWEEN.join(roles + texts)
+    except (TypeError, KeyError):  # something is no object, no string, or not there
         return None
-    turns: list[str] = []
-    role: Any = ""
-    for message in messages:
-        if type(message) is not dict or len(message) != 2:
-            return None
-        allowed = MAY_FOLLOW[role]
-        role, text = message.get("role"), message.get("content")
-        if role not in allowed or type(text) is not str or is_blank(text):
-            return None
-        turns += (role, text)
-    return BETWEEN.join(turns) if role == "assistant" else None
+    # Texts between "!" and "~" begin with a visible character; of others each is looked at.
+    if (min(texts) < "!" or max(texts) >= "\x7f") and any(map(is_blank, texts)):
+        return None
+    return conversation
 
 
-def _names_no_key_twice(raw: bytes, record: dict[str, Any], conversation: str) -> bool:
-    """Whether every quotation mark of the line is accounted for; a key that the parser dropped leaves some over.
-
-    A mark in the raw line either begins or ends a string that was kept, or is escaped within one.
-    """
-    if b"\\u0022" in raw:  # a quotation mark in disguise
+@lru_cache(maxsize=4096)
+def _are_in_order(roles: tuple[str, ...]) -> bool:
+    """Whether the roles take turns as they should and end with the assistant."""
+    if len(roles) < 2 or roles[-1] != "assistant":
         return False
-    num_messages = len(record["messages"])
-    num_strings = len(record) + 4 * num_messages
-    marks = conversation.count('"')
-    for text in (*record.get("images", ()), record.get("id"), record.get("source")):
-        if type(text) is str:
-            num_strings += 1
-            marks += text.count('"')
-        elif type(text) is not int and text is not None:
+    return all(role in MAY_FOLLOW.get(before, ()) for before, role in pairwise(("", *roles)))
+
+
+def _accounts_for_all_strings(raw: bytes, record: dict[str, Any], marks: int) -> bool:
+    """Whether every quotation mark of the line is accounted for; `marks` of them are in the texts of the messages.
+
+    A mark in the raw line either begins or ends a string, or is escaped within one. A key that the parser dropped, or
+    one of a message besides its role and content, leaves some over.
+    """
+    num_strings = len(record) + 4 * len(record["messages"])
+    if len(record) > 2:
+        images, name, source = record.get("images", []), record.get("id"), record.get("source")
+        if type(images) is not list or (type(source) is not str and source is not None):
             return False
-    return type(record.get("source")) is not int and raw.count(b'"') == 2 * num_strings + marks
+        if type(name) is int:
+            name = None
+        for text in (*images, name, source):
+            if type(text) is str:
+                num_strings += 1
+                marks += text.count('"')
+            elif text is not None:
+                return False
+    if marks and b"0022" in raw:  # the code of a quotation mark: perhaps one in disguise
+        return False
+    return raw.count(b'"') == 2 * num_strings + marks

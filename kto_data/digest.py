@@ -6,28 +6,33 @@ chance once in 370,000 datasets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 import xxhash
 
 from kto_data.record import IMAGE_PLACEHOLDER, Message, Record
 
 BETWEEN = "\x1f"  # ASCII unit separator
-"""Stands between role, text, role, text, … where a conversation is written as one string."""
+"""Stands between the roles and texts of a conversation that is written as one string."""
 
 
-def digest(conversation: str, images: list[str], tools: object = None) -> int:
-    """The number of a sample. `conversation` is its roles and texts, `BETWEEN` them, placeholders for its images."""
+def digest(conversation: bytes, images: Sequence[str], tools: object = None) -> int:
+    """The number of a sample.
+
+    `conversation` is the roles, then the texts, in UTF-8 with `BETWEEN` them and placeholders for the images.
+    """
     if images:
-        conversation = BETWEEN.join([conversation, "\x1e", *images])
+        conversation += BETWEEN.join(("\x1e", *images)).encode()
     if tools is not None:
-        conversation += "\x1d" + orjson.dumps(tools, option=orjson.OPT_SORT_KEYS).decode()
-    return xxhash.xxh3_64_intdigest(conversation.encode())
+        conversation += b"\x1d" + orjson.dumps(tools, option=orjson.OPT_SORT_KEYS)
+    return xxhash.xxh3_64_intdigest(conversation)
 
 
 def record_digest(record: Record) -> int:
     """The number of a record, the same whichever way its contents are written."""
-    turns = [piece for message in record.messages for piece in (message.role, message_text(message))]
-    return digest(BETWEEN.join(turns), list(record.images), record.tools or None)
+    pieces = [*(message.role for message in record.messages), *map(message_text, record.messages)]
+    return digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None)
 
 
 def message_text(message: Message) -> str:

@@ -192,7 +192,8 @@ class _Worker:
             if sample is not None:
                 num_rows += 1
                 facts.add_sample(sample[0], line.number, sample[1])
-                facts.add_format(gate.format, line.number)
+                if gate.format not in facts.formats:
+                    facts.add_format(gate.format, line.number)
                 continue
             checked = checker.check(line)
             note(checked, facts)
