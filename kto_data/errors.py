@@ -13,7 +13,9 @@ Wrong *data* is never one of these: it is a `Finding`, which is a value.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+from importlib.util import find_spec
 
 
 class ExitCode(IntEnum):
@@ -63,3 +65,10 @@ class MissingExtraError(KtoDataError):
             f"{needed_for} needs the package '{package}', which is not installed",
             hint=f"pip install 'ktodata[{extra}]'",
         )
+
+
+def require_packages(packages: Iterable[str], *, extra: str, needed_for: str) -> None:
+    """Raises `MissingExtraError` for the first of `packages` that is not installed; imports none of them."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra=extra, needed_for=needed_for)

@@ -7,12 +7,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kto_data.balance import AdmissibleWeights, Verdict, admissible_weights
-from kto_data.errors import CacheError, ConfigError, InputError, MissingExtraError, ModelError
+from kto_data.errors import CacheError, ConfigError, InputError, MissingExtraError, ModelError, require_packages
 from kto_data.manifest import Manifest
 from kto_train.columns import SUPPORTED
 from kto_train.config import TrainConfig, Weights
@@ -38,9 +37,7 @@ _OFF = (None, False, "no")
 
 def check_installed() -> None:
     """Raises `MissingExtraError` for a package that is missing and `ConfigError` for one of a version not supported."""
-    for package in _NEEDED:
-        if find_spec(package) is None:
-            raise MissingExtraError(package, extra="train", needed_for="`ktodata train`")
+    require_packages(_NEEDED, extra="train", needed_for="`ktodata train`")
     from packaging.specifiers import SpecifierSet
 
     for package, supported in SUPPORTED.items():

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kto_data.errors import ExitCode, InputError
+from kto_data.errors import ExitCode, InputError, require_packages
 from kto_data.policy import Invalid, TooLong
 
 if TYPE_CHECKING:
     from kto_data.preprocess import PreprocessSettings, Result
 
 DEFAULT_SHARD_ROWS = 16_384
+NEEDED_PACKAGES = ("transformers", "datasets", "pyarrow", "jinja2")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +50,7 @@ def preprocess(
     The ids are those that TRL would feed the model. Image tokens are worked out from image headers, no pixel is
     decoded. Every row is checked on the way, and is either kept or dropped under the code of a rule.
     """
+    require_packages(NEEDED_PACKAGES, extra="preprocess", needed_for="`ktodata preprocess`")
     from kto_data.build import BuildSettings
     from kto_data.engine import local
     from kto_data.image import PixelBudget

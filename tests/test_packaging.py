@@ -1,0 +1,100 @@
+"""What is shipped, what is loaded when, and what is said where an extra is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import TinyModel, make_record, write_jsonl
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "datasets", "pyarrow", "polars", "PIL", "trl", "matplotlib")
+
+
+def python(code: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def ktodata_without(packages: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the program in an environment where `packages` are not installed."""
+    # None in sys.modules is Python's own way to say "this cannot be imported".
+    code = f"import sys; sys.modules.update(dict.fromkeys({packages!r})); from kto_data.cli import run; run()"
+    return python(code, *arguments)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    (info,) = (top for top in tops if top.endswith(".dist-info"))
+    assert tops == {"kto_data", "kto_train", info}
+
+
+def test_the_wheel_holds_every_module_and_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
+    modules = {
+        str(path.relative_to(ROOT)) for package in ("kto_data", "kto_train") for path in (ROOT / package).rglob("*.py")
+    }
+    assert modules | {"kto_data/py.typed", "kto_train/py.typed"} <= set(wheel.namelist())
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import json, sys; from kto_data.cli import main; code = main(['--help']);"
+        f"print('\\n' + json.dumps([code, [name for name in {HEAVY} if name in sys.modules]]))"
+    )
+    assert json.loads(python(code).stdout.splitlines()[-1]) == [0, []]
+
+
+@pytest.mark.parametrize("start", [["cli.py"], ["-m", "kto_data"]], ids=" ".join)
+def test_every_door_leads_to_the_same_program(start: list[str]) -> None:
+    def help_of(command: list[str]) -> str:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split("\n", 1)[1]
+
+    installed = Path(sys.executable).with_name("ktodata")
+    assert help_of([sys.executable, *start, "--help"]) == help_of([str(installed), "--help"])
+
+
+def test_validate_needs_no_extra(tmp_path: Path) -> None:
+    other = [{"role": "user", "content": "What is round?"}, {"role": "assistant", "content": "Nothing."}]
+    data = write_jsonl(tmp_path / "data.jsonl", [make_record(), make_record(messages=other, label=False)])
+    extras = ["torch", "transformers", "datasets", "pyarrow", "trl", "peft", "accelerate", "matplotlib", "tokenizers"]
+    done = ktodata_without(extras, "validate", data, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("package", ["transformers", "datasets", "pyarrow"])
+def test_preprocess_without_its_extra_names_what_to_install(
+    tmp_path: Path, tiny_model: TinyModel, package: str
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", [make_record()])
+    arguments = ["preprocess", data, "--model", tiny_model("text"), "--output", tmp_path / "cache"]
+    done = ktodata_without([package], *arguments)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"ktodata: error: `ktodata preprocess` needs the package '{package}', which is not installed\n"
+        "ktodata:   try: pip install 'ktodata[preprocess]'\n"
+    )
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("package", ["trl", "torch", "peft"])
+def test_train_without_its_extra_names_what_to_install(tmp_path: Path, tiny_model: TinyModel, package: str) -> None:
+    arguments = ["--cache", tmp_path / "cache", "--model", tiny_model("text"), "--output", tmp_path / "run"]
+    done = ktodata_without([package], "train", *arguments)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"ktodata: error: `ktodata train` needs the package '{package}', which is not installed\n"
+        "ktodata:   try: pip install 'ktodata[train]'\n"
+    )
