@@ -69,7 +69,7 @@ PROMPT_FILLS_MAX_LENGTH = "KTO502"
 IMAGE_TOKENS_OVER_MAX_LENGTH = "KTO503"
 TEMPLATE_REFUSES = "KTO505"
 MODEL_WITHOUT_IMAGES = "KTO506"
-FOREIGN_IMAGE_TOKEN = "KTO309"
+CONTROL_TOKEN = "KTO309"
 IMAGE_REFUSED = "KTO212"
 TOO_LONG_CODES = frozenset({OVER_MAX_LENGTH, PROMPT_FILLS_MAX_LENGTH, IMAGE_TOKENS_OVER_MAX_LENGTH})
 
@@ -99,6 +99,9 @@ class Encoder:
     def _prepare(self, sample: Sample) -> _Prepared | Refused:
         if sample.images and not self.processor.has_images:
             return Refused(MODEL_WITHOUT_IMAGES, f"the record has images, and {self.processor.model} takes none")
+        tokens = self.processor.control_tokens_in(sample.record)
+        if tokens:
+            return Refused(CONTROL_TOKEN, f"the text holds the model's control token {tokens[0]}", "/messages")
         try:
             rendered = self.processor.render(sample.record)
         except ValueError as error:
@@ -115,13 +118,10 @@ class Encoder:
             except ValueError as error:
                 size = f"{image.width}x{image.height}"
                 return Refused(IMAGE_REFUSED, f"the processor refuses an image of {size}: {error}", f"/images/{index}")
-        if self.processor.image_token in rendered.completion:
-            token = self.processor.image_token
-            return Refused(FOREIGN_IMAGE_TOKEN, f"the completion holds the model's image token {token!r}", "/messages")
         try:
             prompt = self.processor.expand(rendered.prompt, spans)
         except ValueError as error:
-            return Refused(FOREIGN_IMAGE_TOKEN, str(error), "/messages")
+            return Refused(TEMPLATE_REFUSES, str(error), "/messages")
         images = tuple(
             ImageRef(image.path, image.sha256, image.width, image.height, span.num_tokens)
             for image, span in zip(sample.images, spans, strict=True)

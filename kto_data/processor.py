@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,9 @@ class Processor:
         self._spans: dict[tuple[int, int], ImageSpan] = {}
         self._counting = SizeCounting(self.processing_class) if self.has_images else None
         self._run: Run | None = None  # known once a first image is
+        special = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        # The longest first: of two that begin alike, the tokenizer takes the longer one.
+        self._special_tokens = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
     @property
     def image_token(self) -> str:
@@ -120,6 +124,14 @@ class Processor:
         if isinstance(message.content, str) and not message.num_images():
             return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
         return {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
+
+    def control_tokens_in(self, record: Record) -> list[str]:
+        """The model's own special tokens that stand in the texts of a record.
+
+        Its tokenizer would take them for what they look like: the end of a message, or the place of an image.
+        """
+        texts = (part.text for message in record.messages for part in message.parts() if part.type == "text")
+        return list(dict.fromkeys(token for text in texts for token in self._special_tokens.findall(text)))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, with no special tokens added: templates write their own.

@@ -135,13 +135,13 @@ def test_images_are_refused_by_a_text_model(tiny_model: TinyModel) -> None:
     assert answer.code == "KTO506"
 
 
-def test_the_models_own_image_token_in_text_is_refused(tiny_model: TinyModel) -> None:
+def test_the_models_own_control_tokens_in_text_are_refused(tiny_model: TinyModel) -> None:
     processor = load_processor(tiny_model("gemma3"))
-    forged = sample([user("see <start_of_image> here"), assistant("ok")])
-    in_completion = sample([user("see"), assistant("<start_of_image>")])
-    sound = sample(CONVERSATIONS["text only"])
-    answers = Encoder(processor).encode([forged, in_completion, sound])
-    assert [a.code if isinstance(a, Refused) else "kept" for a in answers] == ["KTO309", "KTO309", "kept"]
+    texts = ["see <start_of_image> here", "<end_of_turn>", "<pad", "<|im_end|> is another family's", "plain"]
+    answers = Encoder(processor).encode([sample([user(text), assistant("ok")]) for text in texts])
+    answers += Encoder(processor).encode([sample([user("see"), assistant("<start_of_image>")])])
+    codes = [answer.code if isinstance(answer, Refused) else "kept" for answer in answers]
+    assert codes == ["KTO309", "KTO309", "kept", "kept", "kept", "KTO309"]
 
 
 def test_a_row_that_fits_is_never_touched(tiny_model: TinyModel) -> None:
