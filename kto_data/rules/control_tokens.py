@@ -61,6 +61,12 @@ def find_control_tokens(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+AMBIGUOUS = frozenset(
+    f"<|{word}|>" for word in ("user", "assistant", "system", "end", "start", "message", "call", "return", "tool", "image")
+)
+"""Control tokens of a few families (GLM-4, Phi, gpt-oss) that others leave in their answers as plain text."""
+
+
 def may_hold_control_tokens(text: str) -> bool:
     """Whether texts joined to `text` may hold any: never false where one does."""
     return ("<" in text and ("s>" in text or _ANGLED.search(text) is not None)) or (
