@@ -7,52 +7,16 @@ never touched, so that the schema finds what is wrong and says it at the right p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from kto_data.formats import COLUMNS, Format, Layout, Tags, detect
-from kto_data.record import IMAGE_PLACEHOLDER, RECORD_FIELDS
+from kto_data.draft import Cell, Converted, Draft
+from kto_data.formats import Format, Layout, Tags, detect
 
 _TRANSCRIPT_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ ]?")
 _TRANSCRIPT_ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Converted:
-    """One record in canonical spelling."""
-
-    value: dict[str, Any]
-    format: Format
-    pointers: Mapping[str, str] = field(default_factory=dict)  # canonical -> the user's, where they differ
-    missing: tuple[str, ...] = ()  # the user's columns that the format needs and the record lacks
-    unread: tuple[str, ...] = ()  # pointers, in the user's spelling, to what no field takes
-    unmapped_images: bool = False
-
-
-UNREAD = "/unread"
-"""Before the user's pointer to what no field takes, so that it is not mistaken for the field of that name."""
-
-
-def user_pointer(pointers: Mapping[str, str], pointer: str) -> str:
-    """A canonical JSON Pointer in the user's spelling."""
-    if pointer.startswith(f"{UNREAD}/"):
-        return pointer.removeprefix(UNREAD)
-    head, tail = pointer, ""
-    while head:
-        if head in pointers:
-            return pointers[head] + tail
-        head, _, token = head.rpartition("/")
-        tail = f"/{token}{tail}"
-    return pointer
-
-
-def escape(token: str) -> str:
-    """A key as a token of a JSON Pointer."""
-    return token.replace("~", "~0").replace("/", "~1")
 
 
 def convert(row: dict[str, Any], layout: Layout) -> tuple[Converted, ...]:
@@ -63,151 +27,17 @@ def convert(row: dict[str, Any], layout: Layout) -> tuple[Converted, ...]:
     if (format is Format.MESSAGES or layout.mapped_only) and layout.takes_as_is(row.keys()):
         return (Converted(value=row, format=format),)
     if format is Format.PAIRED:
-        return tuple(_paired(_Draft(row, layout, format), answer, label) for answer, label in _ANSWERS)
-    draft = _Draft(row, layout, format)
+        return tuple(_paired(Draft(row, layout, format), answer, label) for answer, label in _ANSWERS)
+    draft = Draft(row, layout, format)
     _READERS[format](draft)
     return (draft.finish(),)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    value: Any
-    pointer: str
-
-
-class _Draft:
-    """A record in the making. Each column is taken once; what nobody took is extra, or absent under a mapping."""
-
-    def __init__(self, row: dict[str, Any], layout: Layout, format: Format) -> None:
-        self.layout = layout
-        self.format = format
-        self.messages: list[Any] | None = None
-        self.value: dict[str, Any] = {}
-        self.pointers: dict[str, str] = {}
-        self.missing: list[str] = []
-        self.unread: list[str] = []
-        self.is_trl = False  # images without placeholders go where TRL puts them
-        self._left = dict(row)
-
-    def take(self, name: str, *, required: bool = False) -> _Cell | None:
-        """The column that holds `name`, if the record has it."""
-        candidates = self.layout.candidates(self.format, name)
-        for column in candidates:
-            if column in self._left:
-                return _Cell(self._left.pop(column), f"/{escape(column)}")
-        if required:
-            self.missing.append(f"/{escape((candidates or COLUMNS[self.format][name])[0])}")
-        return None
-
-    def take_filled(self, name: str) -> _Cell | None:
-        """The same, with null and the empty string taken for absent, as LLaMA-Factory does."""
-        cell = self.take(name)
-        return None if cell is None or cell.value is None or cell.value == "" else cell
-
-    def has(self, name: str) -> bool:
-        """Whether the record has a column that holds `name`."""
-        return any(column in self._left for column in self.layout.candidates(self.format, name))
-
-    def set(self, name: str, cell: _Cell | None) -> None:
-        """Make `cell` the canonical field `name`."""
-        if cell is not None:
-            self.value[name] = cell.value
-            self._point(f"/{name}", cell.pointer)
-
-    def say(self, role: str, text: Any, pointer: str) -> None:
-        """Add a message of which only the text was written."""
-        self.add({"role": role, "content": text}, pointer, role=pointer, content=pointer)
-
-    def add(self, message: Any, pointer: str, **fields: str) -> None:
-        """Add a message. `pointer` and `fields`: where it and its fields are written."""
-        if self.messages is None:
-            self.messages = []
-        here = f"/messages/{len(self.messages)}"
-        self.messages.append(message)
-        self._point(here, pointer)
-        for name, place in fields.items():
-            self.pointers[f"{here}/{name}"] = place
-
-    def add_all(self, cell: _Cell, tags: Tags | None = None) -> None:
-        """Add a list of messages, in the names of `tags` or in canonical ones; what is no list as it is."""
-        self.pointers.setdefault("/messages", cell.pointer)
-        if not isinstance(cell.value, list):
-            self.add(cell.value, cell.pointer)
-            return
-        self.messages = self.messages or []
-        for index, message in enumerate(cell.value):
-            self.add_message(_Cell(message, f"{cell.pointer}/{index}"), tags)
-
-    def add_message(self, cell: _Cell, tags: Tags | None) -> None:
-        """Add one message, in the names of `tags` or in canonical ones."""
-        message = cell.value
-        if tags is None or not isinstance(message, dict):
-            self.add(message, cell.pointer)
-            return
-        renamed, fields = {}, {}
-        for name, tag in (("role", tags.role_tag), ("content", tags.content_tag)):
-            if tag in message:
-                renamed[name] = message[tag]
-                fields[name] = f"{cell.pointer}/{escape(tag)}"
-        if isinstance(renamed.get("role"), str) and "role" in fields:
-            renamed["role"] = tags.roles().get(renamed["role"], renamed["role"])
-        for key, value in message.items():
-            if key not in (tags.role_tag, tags.content_tag):
-                if key in renamed:
-                    self.unread.append(f"{cell.pointer}/{escape(key)}")
-                else:
-                    renamed[key] = value
-        if "role" not in fields and "role" not in renamed:
-            fields["role"] = f"{cell.pointer}/{escape(tags.role_tag)}"
-        if "content" not in fields and "content" not in renamed:
-            fields["content"] = f"{cell.pointer}/{escape(tags.content_tag)}"
-        self.add(renamed, cell.pointer, **fields)
-
-    def put_images_first(self) -> None:
-        """Where nothing says where the images stand, they go in front of the first user message, as in TRL."""
-        images, messages = self.value.get("images"), self.messages or []
-        if not isinstance(images, list) or any(map(_has_placeholder, messages)):
-            return
-        for index, message in enumerate(messages):
-            if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str):
-                messages[index] = {**message, "content": IMAGE_PLACEHOLDER * len(images) + message["content"]}
-                return
-
-    def finish(self) -> Converted:
-        """The canonical record, with the fields that all formats share and what is left over."""
-        if self.messages is not None:
-            self.value.setdefault("messages", self.messages)
-        for name in RECORD_FIELDS:
-            if name not in self.value:
-                cell = self.take(name) if name != "images" else self.take_filled(name)
-                self.set(name, cell)
-        unmapped_images = any(self._left.get(column) for column in self.layout.image_columns)
-        for column, value in self._left.items() if not self.layout.mapped_only else ():
-            if column in self.value or column in RECORD_FIELDS:
-                self.unread.append(f"/{escape(column)}")
-            else:
-                self.value[column] = value
-        if "label" not in self.value:
-            self._point("/label", f"/{escape((self.layout.candidates(self.format, 'label') or ('label',))[0])}")
-        return Converted(
-            value=self.value,
-            format=self.format,
-            pointers=self.pointers,
-            missing=tuple(self.missing),
-            unread=tuple(self.unread),
-            unmapped_images=unmapped_images,
-        )
-
-    def _point(self, canonical: str, user: str) -> None:
-        if canonical != user:
-            self.pointers[canonical] = user
-
-
-def _messages(draft: _Draft) -> None:
+def _messages(draft: Draft) -> None:
     draft.set("messages", draft.take("messages", required=True))
 
 
-def _prompt_completion(draft: _Draft) -> None:
+def _prompt_completion(draft: Draft) -> None:
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         cell = draft.take(name, required=True)
         if cell is not None:
@@ -216,7 +46,7 @@ def _prompt_completion(draft: _Draft) -> None:
     draft.put_images_first()
 
 
-def _sharegpt(draft: _Draft) -> None:
+def _sharegpt(draft: Draft) -> None:
     _system(draft)
     cell = draft.take("messages", required=True)
     if cell is not None:
@@ -227,7 +57,7 @@ def _sharegpt(draft: _Draft) -> None:
     _tools(draft)
 
 
-def _alpaca(draft: _Draft) -> None:
+def _alpaca(draft: Draft) -> None:
     _alpaca_prompt(draft)
     output = draft.take("output", required=True)
     if output is not None:
@@ -246,7 +76,7 @@ _READERS = {
 _ANSWERS = (("chosen", True), ("rejected", False))
 
 
-def _paired(draft: _Draft, name: str, label: bool) -> Converted:
+def _paired(draft: Draft, name: str, label: bool) -> Converted:
     """One side of a paired record."""
     sides = {side: draft.take(side, required=side == name) for side, _ in _ANSWERS}
     answer, other = sides[name], sides["rejected" if label else "chosen"]
@@ -266,7 +96,7 @@ def _paired(draft: _Draft, name: str, label: bool) -> Converted:
 _PROMPT_COLUMNS = ("system", "messages", "prompt", "instruction", "input", "history")
 
 
-def _paired_messages(draft: _Draft, answer: _Cell, other: _Cell | None) -> None:
+def _paired_messages(draft: Draft, answer: Cell, other: Cell | None) -> None:
     _system(draft)
     conversation, prompt = draft.take("messages"), draft.take("prompt")
     if conversation is not None:
@@ -289,7 +119,7 @@ def _paired_messages(draft: _Draft, answer: _Cell, other: _Cell | None) -> None:
     _answer(draft, answer)
 
 
-def _answer(draft: _Draft, answer: _Cell) -> None:
+def _answer(draft: Draft, answer: Cell) -> None:
     tags = _tags_of(answer.value, draft.layout)
     if isinstance(answer.value, dict):
         draft.add_message(answer, tags)
@@ -298,7 +128,7 @@ def _answer(draft: _Draft, answer: _Cell) -> None:
         _text_or_messages(draft, answer, "assistant", tags)
 
 
-def _split_text(draft: _Draft, answer: _Cell, other: _Cell | None) -> None:
+def _split_text(draft: Draft, answer: Cell, other: Cell | None) -> None:
     """Messages of an answer that holds its prompt.
 
     A transcript (`Human: …`, `Assistant: …`) is split at its turns. Of other texts, what both answers begin with is the
@@ -324,7 +154,7 @@ def _common_prefix(one: str, other: str) -> str:
     return one[:length]
 
 
-def _text_or_messages(draft: _Draft, cell: _Cell, role: str, tags: Tags | None = None) -> None:
+def _text_or_messages(draft: Draft, cell: Cell, role: str, tags: Tags | None = None) -> None:
     draft.pointers.setdefault("/messages", cell.pointer)
     if isinstance(cell.value, list):
         draft.add_all(cell, tags)
@@ -332,13 +162,13 @@ def _text_or_messages(draft: _Draft, cell: _Cell, role: str, tags: Tags | None =
         draft.say(role, cell.value, cell.pointer)
 
 
-def _system(draft: _Draft) -> None:
+def _system(draft: Draft) -> None:
     cell = draft.take_filled("system")
     if cell is not None:
         draft.say("system", cell.value, cell.pointer)
 
 
-def _alpaca_prompt(draft: _Draft) -> None:
+def _alpaca_prompt(draft: Draft) -> None:
     _system(draft)
     history = draft.take_filled("history")
     if history is not None:
@@ -358,7 +188,7 @@ def _alpaca_prompt(draft: _Draft) -> None:
         draft.pointers.setdefault("/messages", draft.pointers[f"/messages/{len(draft.messages or ()) - 1}"])
 
 
-def _history(draft: _Draft, history: _Cell) -> None:
+def _history(draft: Draft, history: Cell) -> None:
     if not isinstance(history.value, list):
         draft.add(history.value, history.pointer)
         return
@@ -371,24 +201,24 @@ def _history(draft: _Draft, history: _Cell) -> None:
             draft.add(turn, pointer)
 
 
-def _take_images(draft: _Draft) -> None:
+def _take_images(draft: Draft) -> None:
     images = draft.take_filled("images")
     if images is not None:
         draft.set("images", images)
         return
     image = draft.take_filled("image")
     if image is not None:
-        draft.set("images", _Cell([image.value], image.pointer))
+        draft.set("images", Cell([image.value], image.pointer))
         draft.pointers["/images/0"] = image.pointer
 
 
-def _tools(draft: _Draft) -> None:
+def _tools(draft: Draft) -> None:
     cell = draft.take_filled("tools")
     if cell is None:
         return
     if isinstance(cell.value, str):  # LLaMA-Factory's way: the list as JSON in a string
         with suppress(orjson.JSONDecodeError):
-            cell = _Cell(orjson.loads(cell.value), cell.pointer)
+            cell = Cell(orjson.loads(cell.value), cell.pointer)
     draft.set("tools", cell)
 
 
@@ -398,13 +228,6 @@ def _tags_of(value: Any, layout: Layout) -> Tags | None:
     if layout.mapped_only or layout.format is Format.SHAREGPT:
         return layout.tags
     return layout.tags if isinstance(first, dict) and layout.tags.role_tag in first else None
-
-
-def _has_placeholder(message: Any) -> bool:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list):
-        return any(isinstance(part, dict) and part.get("type") == "image" for part in content)
-    return isinstance(content, str) and IMAGE_PLACEHOLDER in content
 
 
 def _is_whole(answer: Any) -> bool:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from kto_data.errors import UsageError
-from kto_data.record import RECORD_FIELDS, ROLES
+from kto_data.fields import RECORD_FIELDS, ROLES
 
 
 class Format(StrEnum):

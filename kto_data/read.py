@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from kto_data.convert import UNREAD, Converted, convert, escape
+from kto_data.convert import convert
+from kto_data.draft import UNREAD, Converted, escape
 from kto_data.formats import Layout
 from kto_data.json_array import BYTE_ORDER_MARK
 from kto_data.record import Record

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from kto_data.convert import user_pointer
-from kto_data.record import IMAGE_PLACEHOLDER, Record
+from kto_data.draft import user_pointer
+from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.source import Line
+
+if TYPE_CHECKING:
+    from kto_data.record import Record
 
 
 class SyntaxProblem(StrEnum):

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from conftest import make_record
 
-from kto_data.convert import Converted, convert
+from kto_data.convert import convert
 from kto_data.dataset_info import load_dataset_info
+from kto_data.draft import Converted
 from kto_data.errors import ConfigError, KtoDataError, UsageError
 from kto_data.formats import Format, Layout, Tags, detect, make_layout
 from kto_data.read import read_rows
