@@ -62,7 +62,8 @@ def find_control_tokens(text: str) -> list[str]:
 
 
 AMBIGUOUS = frozenset(
-    f"<|{word}|>" for word in ("user", "assistant", "system", "end", "start", "message", "call", "return", "tool", "image")
+    f"<|{word}|>"
+    for word in ("user", "assistant", "system", "end", "start", "message", "call", "return", "tool", "image")
 )
 """Control tokens of a few families (GLM-4, Phi, gpt-oss) that others leave in their answers as plain text."""
 
