@@ -1,6 +1,6 @@
 """`python -m kto_data`: the same program as `ktodata`."""
 
-from kto_data.cli import run
+if __name__ == "__main__":  # a spawned worker runs this module too, and has no use for the program
+    from kto_data.cli import run
 
-if __name__ == "__main__":
     run()

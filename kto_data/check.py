@@ -10,18 +10,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kto_data.digest import record_digest
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
-from kto_data.read import read_rows
-from kto_data.record import Record
 from kto_data.row import Row, SyntaxProblem
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Stage
 from kto_data.rules.facts import ChunkFacts, ConfigFacts, DatasetFacts, ImageFacts
 from kto_data.source import Line
+
+if TYPE_CHECKING:
+    from kto_data.record import Record
 
 _IMAGES_REMEMBERED = 50_000  # a worker's memory of images: some 30 MB
 
@@ -93,6 +95,8 @@ class LineChecker:
 
     def check(self, line: Line) -> CheckedLine:
         """All findings of the row and image rules about `line`, in the order of their codes, and its records."""
+        from kto_data.read import read_rows  # and with it pydantic, which clean data need not wait for
+
         findings: dict[Finding, None] = {}  # the two records of a paired line share a prompt, and what is wrong with it
         samples = []
         rows = read_rows(line, self.layout)

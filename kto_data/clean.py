@@ -15,8 +15,8 @@ import orjson
 
 from kto_data.check import LineChecker
 from kto_data.digest import BETWEEN, digest
+from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
-from kto_data.record import IMAGE_PLACEHOLDER
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import may_hold_control_tokens
 

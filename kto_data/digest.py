@@ -7,11 +7,15 @@ chance once in 370,000 datasets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import orjson
 import xxhash
 
-from kto_data.record import IMAGE_PLACEHOLDER, Message, Record
+from kto_data.fields import IMAGE_PLACEHOLDER
+
+if TYPE_CHECKING:
+    from kto_data.record import Message, Record
 
 BETWEEN = "\x1f"  # ASCII unit separator
 """Stands between the roles and texts of a conversation that is written as one string."""

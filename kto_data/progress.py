@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -22,6 +22,11 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
         if enabled and sys.stderr.isatty():
+            # Loaded where there is a terminal to draw on, and not otherwise.
+            from rich.console import Console
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
             self._bar = Bar(
                 SpinnerColumn(),
                 TextColumn(f"{title} {{task.fields[state]}}"),

@@ -9,11 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-IMAGE_PLACEHOLDER = "<image>"
-"""Where an image stands in a message whose content is a string."""
+from kto_data.fields import IMAGE_PLACEHOLDER
 
 Role = Literal["system", "user", "assistant", "tool"]
-ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
 
 
 class _Strict(BaseModel):
@@ -90,7 +88,3 @@ class Record(_Strict):
     def completion(self) -> Message:
         """The answer that the label judges."""
         return self.messages[-1]
-
-
-REQUIRED_FIELDS: tuple[str, ...] = tuple(n for n, f in Record.model_fields.items() if f.is_required())
-RECORD_FIELDS: tuple[str, ...] = tuple(Record.model_fields)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kto_data.fields import ROLES
 from kto_data.finding import Severity
-from kto_data.record import ROLES
 from kto_data.row import Row
 from kto_data.rules.base import Defect, Fix, Stage, rule
-from kto_data.rules.control_tokens import find_control_tokens
+from kto_data.rules.control_tokens import AMBIGUOUS, find_control_tokens
 from kto_data.rules.words import counted, kind, nearest
 
 ROLE_ALIASES = {
@@ -182,7 +182,8 @@ def special_token_in_content(row: Row) -> Iterator[Defect]:
     """Text must hold no control token of a chat template.
 
     A tokenizer turns `<|im_end|>` in a text into the token that ends the message: the conversation is split there. An
-    `<|image_pad|>` asks for an image that is not there, and training stops.
+    `<|image_pad|>` asks for an image that is not there, and training stops. Tokens that only a few families have, such
+    as `<|user|>`, are a warning here; `ktodata preprocess` knows the model and refuses its own.
 
     Bad:  `"content": "Stop at <|im_end|>, please."`
     Good: `"content": "Stop at the end mark, please."`
@@ -190,7 +191,9 @@ def special_token_in_content(row: Row) -> Iterator[Defect]:
     for message in row.messages:
         if message.text:
             for token in find_control_tokens(message.text):
-                yield Defect(f"the text holds the control token {token}", f"/messages/{message.index}/content")
+                severity = Severity.WARNING if token in AMBIGUOUS else None
+                where = f"/messages/{message.index}/content"
+                yield Defect(f"the text holds the control token {token}", where, severity=severity)
 
 
 def _role_message(role: object) -> str:

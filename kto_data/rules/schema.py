@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kto_data.fields import MESSAGE_FIELDS, RECORD_FIELDS, REQUIRED_FIELDS
 from kto_data.finding import Severity
-from kto_data.record import RECORD_FIELDS, REQUIRED_FIELDS, Message
 from kto_data.row import Row, SchemaError, SyntaxProblem
 from kto_data.rules.base import Defect, Fix, Stage, rule
 from kto_data.rules.facts import ConfigFacts, DatasetFacts
 from kto_data.rules.words import edit_distance, kind, last_token, nearest
 
-_REQUIRED_MESSAGE_FIELDS = tuple(name for name, field in Message.model_fields.items() if field.is_required())
 _PART_FIELDS = ("type", "text")
 _EXPECTED = {
     "string_type": "a string",
@@ -133,7 +132,7 @@ def missing_field(row: Row) -> Iterator[Defect]:
     """
     for error in row.schema_errors:
         if error.type == "missing":
-            yield Defect(f"'{last_token(error.pointer)}' is missing", error.pointer)
+            yield Defect(f"'{last_token(row.user_pointer(error.pointer))}' is missing", error.pointer)
 
 
 @rule("KTO110", "wrong-type", Severity.ERROR, Stage.ROW)
@@ -238,7 +237,7 @@ def _unknown_field(row: Row, error: SchemaError) -> Defect:
     depth = error.pointer.count("/")
     known, required = {
         1: (RECORD_FIELDS, REQUIRED_FIELDS),
-        3: (tuple(Message.model_fields), _REQUIRED_MESSAGE_FIELDS),
+        3: (MESSAGE_FIELDS, MESSAGE_FIELDS),
     }.get(depth, (_PART_FIELDS, ()))
     siblings = {other.pointer for other in row.schema_errors if other.type == "missing"}
     parent = error.pointer.rpartition("/")[0]
