@@ -8,16 +8,16 @@ TORCHVISION := 0.28.0
 SOURCES := kto_data kto_train tests examples benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format docs schemas bench clean
+.PHONY: help install demo test check lint format generated bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # A stamp, so that an installed environment is not looked at again until what it was made from changes.
+# torch comes first and by itself: asked for so, an index that has a CPU wheel gives it instead of gigabytes of CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
-	# torch first and by itself: asked for so, an index that has a CPU wheel gives it instead of gigabytes of CUDA.
 	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install --quiet -c constraints.txt -e '.[all]' --group dev
 	touch $@
@@ -50,11 +50,13 @@ format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-schemas: install  ## write schemas/ anew from the models
+generated: install  ## write schemas/ and docs/rules.md anew
 	$(BIN)/ktodata schema --write schemas
+	$(BIN)/ktodata rule --all --markdown > docs/rules.md
 
 bench: install  ## the measurements of benchmarks/
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.validate
+	$(BIN)/python -m benchmarks.preprocess
 
 clean:  ## remove all that make made
 	rm -rf $(VENV) demo-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
