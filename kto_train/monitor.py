@@ -92,10 +92,10 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
 def progress_line(entry: dict[str, Any], max_steps: int, seconds_left: float | None) -> str:
     """One log as a person reads it; empty where it is none of a step or an evaluation."""
     if "eval_loss" in entry:
-        return f"step {entry['step']}/{max_steps}: evaluation loss {entry['eval_loss']:.4f}"
+        return f"step {entry['step']}/{max_steps}: evaluation loss {_told(entry['eval_loss'])}"
     if "loss" not in entry:
         return ""
-    parts = [f"step {entry['step']}/{max_steps}: loss {entry['loss']:.4f}"]
+    parts = [f"step {entry['step']}/{max_steps}: loss {_told(entry['loss'])}"]
     for name, key in (
         ("desirable", "rewards/chosen"),
         ("undesirable", "rewards/rejected"),
@@ -109,6 +109,10 @@ def progress_line(entry: dict[str, Any], max_steps: int, seconds_left: float | N
         minutes, seconds = divmod(round(seconds_left), 60)
         parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
     return ", ".join(parts)
+
+
+def _told(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def read_metrics(output: Path) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     # Before any import that reads them. HF_HUB_OFFLINE is the user's and is left as it is.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if os.environ.get("RANK", "0") != "0":
+    if not _is_main_process():
         say = _nothing  # under torchrun, one voice is enough
     checks.check_installed()
     plan = make_plan(config)
@@ -84,6 +84,10 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     if dry_run:
         return ExitCode.OK
     return _train(plan, say)
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _nothing(line: str) -> None:
@@ -184,9 +188,10 @@ def _train(plan: Plan, say: Any) -> int:
     record = RunRecord(matters=matters, about=_about(plan))
     monitor = Monitor(output, say)
     with _writing_to(output), StopSignals(say) as signals, _quiet_libraries(), _library_messages(say):
-        output.mkdir(parents=True, exist_ok=True)
-        write_config(config, output / CONFIG_NAME)
-        record.write(output)
+        if _is_main_process():
+            output.mkdir(parents=True, exist_ok=True)
+            write_config(config, output / CONFIG_NAME)
+            record.write(output)
         trainer = _make_trainer(plan, [monitor, signals])
         if checkpoint is not None:
             say(f"resumed from {checkpoint}, step {step_of(checkpoint)}")
@@ -195,8 +200,8 @@ def _train(plan: Plan, say: Any) -> int:
             # The model first: what comes after it may fail without losing it.
             trainer.save_model()
             trainer.save_state()
-        is_main = trainer.is_world_process_zero()
-    if is_main:
+        trainer.accelerator.end_training()
+    if _is_main_process():
         replace(record, status="interrupted" if signals.stopped else "finished").write(output)
         monitor.plot()
     if signals.stopped:

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from caches import make_cache, text_records
+from conftest import TinyModel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kto_data.balance import Verdict
+from kto_data.errors import CacheError, ConfigError, InputError, ModelError
+from kto_data.processor import load_processor
+from kto_train import checks, load_cache
+from kto_train.config import TrainConfig, Weights
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_auto_changes_one_weight_by_the_least_that_balances(num_desirable: int, num_undesirable: int) -> None:
+    found = checks.chosen_weights("auto", num_desirable, num_undesirable)
+    assert found.verdict is Verdict.BALANCED
+    assert 1.0 in (found.desirable_weight, found.undesirable_weight)
+    assert min(found.desirable_weight, found.undesirable_weight) >= 1.0
+    plain = num_desirable / num_undesirable
+    assert found.balance is not None
+    if plain < 0.99:
+        assert found.balance == pytest.approx(1.0, rel=2e-3)
+    elif plain > 1.35:
+        assert found.balance == pytest.approx(4 / 3, rel=2e-3)
+
+
+def test_none_and_given_weights_are_left_as_they_are() -> None:
+    assert checks.chosen_weights("none", 9, 1).balance == 9
+    given = checks.chosen_weights(Weights(desirable=0.5, undesirable=2.0), 9, 1)
+    assert (given.desirable_weight, given.undesirable_weight) == (0.5, 2.0)
+
+
+def test_one_label_alone_has_no_balance() -> None:
+    assert checks.chosen_weights("auto", 9, 0).verdict is Verdict.UNDEFINED
+
+
+def make_config(folder: Path, **settings: object) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {"model": str(folder / "model"), "cache": str(folder / "cache"), "output_dir": str(folder / "run"), **settings}
+    )
+
+
+@pytest.mark.parametrize("key", ["per_device_train_batch_size", "per_device_eval_batch_size"])
+def test_a_batch_of_one_is_refused_unless_the_loss_has_no_kl_term(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"kto\.{key} is 1"):
+        checks.check_kto_batch(make_config(tmp_path, kto={key: 1}))
+    checks.check_kto_batch(make_config(tmp_path, kto={key: 1, "loss_type": "apo_zero_unpaired"}))
+
+
+@pytest.mark.parametrize(
+    "kto", [{"eval_strategy": "steps"}, {"do_eval": True}, {"eval_steps": 10}, {"load_best_model_at_end": True}]
+)
+def test_evaluation_without_an_eval_split_names_the_key_that_asks(
+    kto: dict[str, object], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(4)))
+    with pytest.raises(ConfigError, match=rf"kto\.{next(iter(kto))} asks for evaluation"):
+        checks.check_evaluation(make_config(tmp_path, kto=kto), cache.manifest)
+    checks.check_evaluation(make_config(tmp_path, kto={"eval_strategy": "no"}), cache.manifest)
+
+
+def test_an_output_with_another_run_is_refused_unless_it_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds another run"):
+        checks.check_output(make_config(tmp_path))
+    checks.check_output(make_config(tmp_path, resume="auto"))
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        checks.check_output(make_config(tmp_path))
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ModelError, match="has no weights"):
+        checks.check_weights_are_there(str(tmp_path / "model"))
+
+
+def test_a_cache_of_another_model_is_refused_by_name(tiny_model: TinyModel, tmp_path: Path) -> None:
+    manifest = load_cache(make_cache(tmp_path, tiny_model("llava"), text_records(4))).manifest
+    checks.check_cache_and_model(manifest, load_processor(str(tiny_model("llava"))))
+    with pytest.raises(CacheError, match=r"made for a model that takes images, and .* takes text alone"):
+        checks.check_cache_and_model(manifest, load_processor(str(tiny_model("text"))))
+    theirs = manifest.parts["tokenizer"]
+    with pytest.raises(CacheError, match=rf"another tokenizer: {theirs} then, [0-9a-f]+ in "):
+        checks.check_cache_and_model(manifest, load_processor(str(tiny_model("gemma3"))))
+
+
+def test_a_package_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks.check_installed()
+    monkeypatch.setitem(checks.SUPPORTED, "trl", ">=99")
+    with pytest.raises(ConfigError, match=r"trl \S+ is installed, and supported is >=99"):
+        checks.check_installed()

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+from trl import KTOConfig
+
+from kto_data.errors import ConfigError
+from kto_train.config import (
+    TrainConfig,
+    Weights,
+    apply_setting,
+    check_fields,
+    make_config,
+    read_config,
+    unknown_key,
+    write_config,
+)
+
+LEAST = {"model": "m", "cache": "c", "output_dir": "o"}
+
+
+def refused(settings: dict[str, object]) -> str:
+    with pytest.raises(ConfigError) as raised:
+        make_config(settings)
+    return raised.value.what
+
+
+def test_the_least_settings_are_three_paths() -> None:
+    assert make_config(LEAST) == TrainConfig(model="m", cache="c", output_dir="o")
+
+
+def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
+    config = TrainConfig(**LEAST, weights=Weights(undesirable=1.5), kto={"learning_rate": 1e-6}, lora={"r": 8})
+    write_config(config, tmp_path / "train.yaml")
+    assert make_config(read_config(tmp_path / "train.yaml")) == config
+
+
+@pytest.mark.parametrize("text", ["1e-6", "1.0e-6", "0.000001", "1E-6"])
+def test_a_number_may_be_written_with_an_exponent(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"kto: {{learning_rate: {text}}}\n")
+    assert read_config(path) == {"kto": {"learning_rate": 1e-6}}
+
+
+def test_a_word_with_an_e_stays_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("model: 1e-6b\ncache: e5\n")
+    assert read_config(path) == {"model": "1e-6b", "cache": "e5"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"wieghts": "auto"}, "unknown key wieghts; did you mean weights?"),
+        ({"weights": {"desirabel": 1.0}}, "unknown key weights.Weights.desirabel; did you mean"),
+        ({"weights": "automatic"}, "weights: 'automatic' is neither auto, none nor {desirable: …, undesirable: …}"),
+        ({"weights": {"desirable": -1.0}}, "weights: -1.0 is neither"),
+        ({"seed": "1"}, "seed: Input should be a valid integer, not '1'"),
+        ({"reference": "cashed"}, "reference: Input should be 'cached' or 'live', not 'cashed'"),
+        ({"model": None}, "model: Input should be a valid string, not None"),
+    ],
+)
+def test_a_wrong_setting_is_told(change: dict[str, object], told: str) -> None:
+    assert told.replace("weights.Weights", "weights") in refused({**LEAST, **change}).replace(
+        "weights.Weights", "weights"
+    )
+
+
+def test_every_missing_setting_is_told_at_once() -> None:
+    assert refused({}) == "model is not set; cache is not set; output_dir is not set"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("kto.beta=0.2", {"kto": {"beta": 0.2}}),
+        ("kto.learning_rate=5e-7", {"kto": {"learning_rate": 5e-7}}),
+        ("lora=null", {"lora": None}),
+        ("weights={desirable: 1.5}", {"weights": {"desirable": 1.5}}),
+        ("model=a=b", {"model": "a=b"}),
+    ],
+)
+def test_a_setting_is_applied_by_its_dotted_name(assignment: str, expected: dict[str, object]) -> None:
+    settings: dict[str, object] = {}
+    apply_setting(settings, assignment)
+    assert settings == expected
+
+
+@pytest.mark.parametrize("assignment", ["kto.beta", "=1", "kto=[", "seed.x=1"])
+def test_a_setting_of_another_form_is_refused(assignment: str) -> None:
+    with pytest.raises(ConfigError):
+        apply_setting({"seed": 1}, assignment)
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [", b"\xff\xfe\xfa", b"1: 2\n"])
+def test_a_file_that_holds_no_settings_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"train\.yaml"):
+        read_config(path)
+
+
+def test_an_empty_file_has_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").touch()
+    assert read_config(tmp_path / "train.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"learnin_rate": 1.0}, "unknown key kto.learnin_rate; did you mean kto.learning_rate?"),
+        ({"learning_rate": "1e-6"}, "kto.learning_rate must be float, not '1e-6'"),
+        ({"num_train_epochs": True}, "kto.num_train_epochs must be float, not True"),
+        ({"gradient_accumulation_steps": 1.5}, "kto.gradient_accumulation_steps must be int, not 1.5"),
+        ({"max_length": 512}, "kto.max_length is decided elsewhere"),
+        ({"desirable_weight": 1.0}, "kto.desirable_weight is decided elsewhere"),
+    ],
+)
+def test_the_fields_of_trl_are_checked(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_fields(given, KTOConfig, "kto")
+    assert raised.value.what == told
+
+
+def test_good_fields_pass() -> None:
+    check_fields({"learning_rate": 1, "beta": 0.1, "loss_type": "kto", "warmup_steps": 0.1}, KTOConfig, "kto")
+    check_fields({"r": 16, "target_modules": ["q_proj"], "lora_dropout": 0.0}, LoraConfig, "lora")
+
+
+def test_an_unknown_key_without_a_neighbour_is_told_alone() -> None:
+    assert unknown_key("zzz", ["alpha", "beta"], within="kto") == "unknown key kto.zzz"

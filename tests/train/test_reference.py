@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from caches import image_records, make_cache, text_records
+from conftest import TinyModel
+from peft import LoraConfig
+from test_loss_equality import make_args
+
+from kto_train import CachedKTOTrainer, load_cache
+from kto_train.reference import ReferenceStore, weights_hash
+
+
+def make_trainer(model: Path, cache: Path, folder: Path, **settings: object) -> CachedKTOTrainer:
+    lora = settings.pop("lora", None)
+    args = make_args(folder, precompute_ref_log_probs=True, **settings)
+    return CachedKTOTrainer(str(model), cache=load_cache(cache), args=args, peft_config=lora)
+
+
+@pytest.fixture
+def text_cache(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    return make_cache(tmp_path, tiny_model("text"), text_records(12), text_records(5, first=100))
+
+
+def computed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if "reference log-probabilities" in record.getMessage()]
+    caplog.clear()
+    return [message.partition(": ")[2].partition(" /")[0] for message in found]
+
+
+def test_values_are_computed_once_and_reused_and_told_stale_by_name(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kto_train")
+    make_trainer(tiny_model("text"), text_cache, tmp_path / "1")
+    assert computed(caplog) == ["computing 12 rows"]
+    first = make_trainer(tiny_model("text"), text_cache, tmp_path / "2", beta=0.5, learning_rate=1e-6)
+    assert computed(caplog) == ["reused from"]
+    assert first.ref_model is None
+    make_trainer(tiny_model("text"), text_cache, tmp_path / "3", seed=7)
+    assert computed(caplog) == ["computing 12 rows (those stored are of other seed)"]
+    make_trainer(tiny_model("text"), text_cache, tmp_path / "4", per_device_train_batch_size=2)
+    assert computed(caplog) == ["computing 12 rows (those stored are of other batch size)"]
+
+
+def test_the_values_are_those_of_the_rows_in_any_batch(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_model("text"), text_cache, tmp_path / "1")
+    stored = torch.tensor(trainer.train_dataset["ref_logps"])
+    for row in range(0, 12, 5):
+        batch = trainer.data_collator([trainer.train_dataset[row], trainer.train_dataset[0]])
+        own, _ = trainer.compute_ref_log_probs(trainer.model, batch)
+        assert float(own[0]) == pytest.approx(float(stored[row]), abs=1e-4)
+
+
+def test_the_eval_split_has_its_own_values(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tiny_model("text"), text_cache, tmp_path / "1", eval_strategy="epoch", per_device_eval_batch_size=2
+    )
+    assert len(trainer.eval_dataset["ref_KL_logps"]) == 5
+    assert [len(batch["label"]) for batch in trainer.get_eval_dataloader()] == [3, 2]
+    trainer.train()
+    assert "eval_loss" in trainer.state.log_history[-2]
+
+
+def test_a_loss_without_kl_takes_batches_of_one(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    settings = {"loss_type": "apo_zero_unpaired", "per_device_train_batch_size": 1, "max_steps": 2}
+    trainer = make_trainer(tiny_model("text"), text_cache, tmp_path / "1", **settings)
+    assert "ref_KL_logps" not in trainer.train_dataset.column_names
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_an_adapter_leaves_the_hash_of_the_weights_as_it_is(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 4))
+    whole = make_trainer(tiny_model("llava"), cache, tmp_path / "1")
+    adapted = make_trainer(tiny_model("llava"), cache, tmp_path / "2", lora=LoraConfig(target_modules="all-linear"))
+    assert weights_hash(whole.model) == weights_hash(adapted.model)
+    with torch.no_grad():
+        next(whole.model.parameters()).add_(1e-3)
+    assert weights_hash(whole.model) != weights_hash(adapted.model)
+
+
+def test_values_without_their_parts_are_not_there(tmp_path: Path) -> None:
+    store, parts = ReferenceStore(tmp_path), {"split": "train", "seed": 0}
+    store.save(parts, {"ref_logps": [1.0, 2.0]})
+    found = store.find(parts)
+    assert found is not None
+    assert found["ref_logps"][:] == [1.0, 2.0]
+    (store.entry(parts) / "reference.json").unlink()
+    assert store.find(parts) is None
