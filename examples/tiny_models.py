@@ -462,6 +462,9 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
+    # That a processor does without torchvision is what is wanted here, and a bar for half a megabyte is noise.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     print(build(arguments.family, arguments.folder))
 
 
