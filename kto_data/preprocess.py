@@ -8,14 +8,12 @@ is killed leaves an earlier cache as it was. A folder without a manifest is not 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +24,11 @@ from kto_data.build import BuildSettings, Built, Unit
 from kto_data.check import CheckSettings, check_dataset
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
-from kto_data.errors import InputError, UsageError
+from kto_data.errors import InputError
 from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input
 from kto_data.manifest import (
     FORMAT_VERSION,
-    MANIFEST_NAME,
     InputFile,
     Manifest,
     Shard,
@@ -40,18 +37,13 @@ from kto_data.manifest import (
 )
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
+from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, output_lock, publish
 from kto_data.report.balance import BalanceReport, balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.shard import write_dataset_files, write_whole, writing_to
 from kto_data.source import Chunk, SourceKind
 from kto_data.tally import Tally
 
-REPORT_NAME = "report.json"
-REJECTS_NAME = "rejects.jsonl"
-_BUILDING = ".building"
-_LOCK = ".lock"
-_OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME)
-"""What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 _WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
 """Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
@@ -95,8 +87,8 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
     and `InputError` when a file cannot be read or written, or no row is left.
     """
     processor = load_processor(settings.build.model, trust_remote_code=settings.build.trust_remote_code)
-    with _output_lock(settings.output):
-        building = settings.output / _BUILDING
+    with output_lock(settings.output):
+        building = settings.output / BUILDING_NAME
         shutil.rmtree(building, ignore_errors=True)
         try:
             return _make(settings, processor, building, progress)
@@ -130,7 +122,8 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
                 hint="run `ktodata validate` on the files to see why, or raise --max-length",
             )
     manifest = _manifest(settings, processor, [file.finish() for file in files], splits, report)
-    _publish(settings.output, building, manifest, report, splits)
+    _write_parts(building, manifest, report, splits)
+    publish(settings.output, building, manifest)
     return Result(manifest, report, tuple(findings), num_read)
 
 
@@ -262,46 +255,10 @@ def _split(name: str, so_far: _SplitSoFar, report: BalanceReport) -> Split:
     )
 
 
-def _publish(
-    output: Path, building: Path, manifest: Manifest, report: BalanceReport, splits: Mapping[str, _SplitSoFar]
-) -> None:
-    """Put the cache into place. From the first step to the last the folder has no manifest, and so is no cache."""
+def _write_parts(folder: Path, manifest: Manifest, report: BalanceReport, splits: Mapping[str, _SplitSoFar]) -> None:
+    """Write all of a cache but its shards, which are there, and its manifest, which comes last."""
     names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
-    write_dataset_files(building, names, manifest.fingerprint)
-    write_whole(building / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")
+    write_dataset_files(folder, names, manifest.fingerprint)
+    write_whole(folder / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")
     rejects = b"".join(line + b"\n" for so_far in splits.values() for line in so_far.rejects)
-    write_whole(building / REJECTS_NAME, rejects)
-    with writing_to(output):
-        (output / MANIFEST_NAME).unlink(missing_ok=True)
-        for name in _OWN_NAMES:
-            if (output / name).is_dir():
-                shutil.rmtree(output / name)
-            if (building / name).exists():
-                (building / name).replace(output / name)
-    write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
-
-
-@contextmanager
-def _output_lock(output: Path) -> Iterator[None]:
-    """Hold the output folder, made if it is missing, against a second run.
-
-    Raises `UsageError` when another run holds it, or it holds something that is not a cache.
-    """
-    with writing_to(output):
-        output.mkdir(parents=True, exist_ok=True)
-        names = os.listdir(output)
-        others = sorted(set(names) - {_BUILDING, _LOCK, *_OWN_NAMES})
-        if others and MANIFEST_NAME not in names:
-            raise UsageError(
-                f"{output} is not empty and holds no cache (for one, {others[0]!r})",
-                hint="give --output a new folder, or empty this one",
-            )
-        lock = open(output / _LOCK, "w")  # noqa: SIM115 - held until the run ends
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another run is writing {output}", hint="wait for it to end, or give --output another folder"
-            ) from None
-        yield
+    write_whole(folder / REJECTS_NAME, rejects)

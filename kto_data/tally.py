@@ -136,5 +136,5 @@ class TallyBuilder:
 
 def prompt_key(record: Record) -> int:
     """A 64-bit number for all that the completion answers: messages, image paths and tools."""
-    turns = [piece for message in record.prompt for piece in (message.role, message_text(message))]
-    return digest(BETWEEN.join(turns), list(record.images), record.tools or None)
+    pieces = [*(message.role for message in record.prompt), *map(message_text, record.prompt)]
+    return digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None)

@@ -91,8 +91,10 @@ def _folder(path: Path) -> Path:
 
 
 def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
+    from kto_data.report.text import concise_line
+
     for finding in result.findings:
-        typer.echo(f"{finding.location}: {finding.code} {finding.message}")
+        typer.echo(concise_line(finding))
     if result.manifest is None or result.report is None:
         say = f"no cache was made: {len(result.errors):,} errors in {result.num_rows:,} rows"
         typer.echo(f"ktodata: {say}", err=True)
@@ -100,7 +102,7 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
         return
     if quiet:
         return
-    from kto_data.preprocess import REJECTS_NAME
+    from kto_data.publish import REJECTS_NAME
     from kto_data.report.balance import render_balance
 
     typer.echo("\n".join(render_balance(result.report)))

@@ -1,0 +1,63 @@
+"""The folder of a cache: one writer at a time, and a new cache put in the place of the old one, the manifest last."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kto_data.errors import UsageError
+from kto_data.manifest import MANIFEST_NAME, Manifest
+from kto_data.shard import write_whole, writing_to
+
+REPORT_NAME = "report.json"
+REJECTS_NAME = "rejects.jsonl"
+BUILDING_NAME = ".building"
+_LOCK = ".lock"
+_OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME)
+"""What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
+
+
+def publish(output: Path, building: Path, manifest: Manifest) -> None:
+    """Move the whole cache that lies in `building` into its place, and write its manifest.
+
+    From the first step to the last the folder has no manifest, and so is no cache. Raises `InputError` when the disk
+    is full or the folder cannot be written to.
+    """
+    with writing_to(output):
+        (output / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in _OWN_NAMES:
+            if (output / name).is_dir():
+                shutil.rmtree(output / name)
+            if (building / name).exists():
+                (building / name).replace(output / name)
+    write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
+@contextmanager
+def output_lock(output: Path) -> Iterator[None]:
+    """Hold the output folder, made if it is missing, against a second run.
+
+    Raises `UsageError` when another run holds it, or it holds something that is not a cache.
+    """
+    with writing_to(output):
+        output.mkdir(parents=True, exist_ok=True)
+        names = os.listdir(output)
+        others = sorted(set(names) - {BUILDING_NAME, _LOCK, *_OWN_NAMES})
+        if others and MANIFEST_NAME not in names:
+            raise UsageError(
+                f"{output} is not empty and holds no cache (for one, {others[0]!r})",
+                hint="give --output a new folder, or empty this one",
+            )
+        lock = open(output / _LOCK, "w")  # noqa: SIM115 - held until the run ends
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another run is writing {output}", hint="wait for it to end, or give --output another folder"
+            ) from None
+        yield
