@@ -131,20 +131,28 @@ def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> I
     low, high = _FULL_RATES if config.lora is None else _LORA_RATES
     if not low <= args.learning_rate <= high:
         yield f"a learning rate of {args.learning_rate:g} is outside the usual {low:g} to {high:g}"
-    if balance.verdict is Verdict.UNDEFINED:
-        yield (
-            f"only one label: {balance.num_desirable} desirable and {balance.num_undesirable} undesirable rows; "
-            "KTO learns from the contrast"
-        )
-    elif balance.verdict is not Verdict.BALANCED and balance.trl is not None:
-        yield (
-            f"label balance b = {balance.balance:.3g} is outside [1, 4/3]: set weights.desirable in "
-            f"{balance.trl.desirable} or weights.undesirable in {balance.trl.undesirable}, not both"
-        )
+    told = balance_warning(balance)
+    if told:
+        yield told
     needed = _checkpoint_bytes(config)
     free = shutil.disk_usage(next(f for f in Path(config.output_dir).resolve().parents if f.exists())).free
     if needed > free:
         yield f"a checkpoint takes about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
+
+
+def balance_warning(balance: AdmissibleWeights) -> str:
+    """What is to be said of the label balance: nothing within [1, 4/3]. TRL says it for text and not for images."""
+    if balance.verdict is Verdict.BALANCED:
+        return ""
+    if balance.trl is None:
+        return (
+            f"only one label: {balance.num_desirable} desirable and {balance.num_undesirable} undesirable rows; "
+            "KTO learns from the contrast"
+        )
+    return (
+        f"label balance b = {balance.balance:.3g} is outside [1, 4/3]: set the desirable weight in "
+        f"{balance.trl.desirable} or the undesirable weight in {balance.trl.undesirable}, not both"
+    )
 
 
 def _checkpoint_bytes(config: TrainConfig) -> int:

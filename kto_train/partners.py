@@ -18,15 +18,18 @@ _FIT_WINDOW = 16
 """How many groups to either side are asked for a row under which a KL sequence fits."""
 
 
-def min_self_pairs(largest_multiplicity: int, sizes: list[int]) -> int:
-    """The fewest self-pairs that groups of these sizes allow when the commonest completion occurs that often.
+def min_self_pairs(keys: Sequence[int], sizes: Sequence[int]) -> int:
+    """The fewest self-pairs that groups of these sizes can have with these completions.
 
-    A cycle of m rows holds k equal completions apart from each other if k <= m / 2; after that each one more costs
-    one pair where m is odd and k the first too many, and two pairs otherwise.
+    A cycle of m rows keeps k equal completions apart if k <= m / 2. After that one more costs one pair where m is odd
+    and it is the first too many, and two pairs otherwise. And an odd group of two completions always has a pair: each
+    odd group needs a row of a third.
     """
-    excess = max(0, largest_multiplicity - sum(size // 2 for size in sizes))
+    commonest = [count for _, count in Counter(keys).most_common(2)]
     odd = sum(size % 2 for size in sizes)
-    return min(excess, odd) + 2 * max(0, excess - odd)
+    excess = max(0, commonest[0] - sum(size // 2 for size in sizes))
+    others = len(keys) - sum(commonest)
+    return max(min(excess, odd) + 2 * max(0, excess - odd), odd - others)
 
 
 def arrange(group: list[int], keys: Sequence[int]) -> list[int]:
@@ -52,7 +55,7 @@ def spread_equal_completions(groups: list[list[int]], keys: Sequence[int], label
     if len(occurrences) == len(keys):
         return
     exchange = _Exchange(groups, keys, labels)
-    least = min_self_pairs(max(occurrences.values()), [len(group) for group in groups])
+    least = min_self_pairs(keys, [len(group) for group in groups])
     for same_label in (True, False):
         before = exchange.cost + 1
         while least < exchange.cost < before:

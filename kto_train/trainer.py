@@ -23,9 +23,10 @@ from trl import KTOConfig, KTOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from kto_data.balance import Verdict, admissible_weights
+from kto_data.balance import admissible_weights
 from kto_data.processor import Processor, load_processor
 from kto_train import reference
+from kto_train.checks import balance_warning
 from kto_train.collate import CachedCollator, image_backend
 from kto_train.columns import (
     KL_PREFIX,
@@ -286,16 +287,9 @@ def make_groups(rows: Rows, args: KTOConfig, max_length: int | None, *, batch_si
 
 
 def _warn_of_balance(rows: Rows, args: KTOConfig) -> None:
-    """What TRL warns of for text and leaves out for images: weights that do not balance the labels."""
     desirable = int(rows.label.sum())
-    found = admissible_weights(desirable, len(rows) - desirable, args.desirable_weight, args.undesirable_weight)
-    if found.verdict is Verdict.UNDEFINED:
-        logger.warning("only one label: %d desirable and %d undesirable rows", desirable, len(rows) - desirable)
-    elif found.verdict is not Verdict.BALANCED and found.trl is not None:
-        logger.warning(
-            "the labels are out of balance: b = %.3g, not within [1, 4/3]; set desirable_weight in %s "
-            "or undesirable_weight in %s, not both",
-            found.balance,
-            found.trl.desirable,
-            found.trl.undesirable,
-        )
+    told = balance_warning(
+        admissible_weights(desirable, len(rows) - desirable, args.desirable_weight, args.undesirable_weight)
+    )
+    if told:
+        logger.warning(told)

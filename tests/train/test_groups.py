@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -84,8 +83,13 @@ def test_no_row_is_paired_with_an_equal_completion_where_that_can_be_avoided(
 ) -> None:
     rows, batch_size, ranks = case
     groups = build_groups(rows, batch_size=batch_size, seed=seed, num_ranks=ranks)
-    commonest = max(Counter(rows.completion_key.tolist()).values())
-    assert groups.num_self_pairs == min_self_pairs(commonest, [len(group) for group in as_lists(groups)])
+    sizes = [len(group) for group in as_lists(groups)]
+    assert groups.num_self_pairs == min_self_pairs(rows.completion_key.tolist(), sizes)
+
+
+def test_two_answers_in_odd_groups_pair_once_a_group() -> None:
+    groups = build_groups(make_rows([0, 0, 0, 1, 1, 1]), batch_size=3, seed=0)
+    assert groups.num_self_pairs == min_self_pairs([0, 0, 0, 1, 1, 1], [3, 3]) == 2
 
 
 def fewest_by_trying_all(keys: list[int], sizes: list[int]) -> int:

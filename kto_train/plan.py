@@ -1,0 +1,167 @@
+"""What a run will be, worked out and checked before a weight is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kto_data.balance import AdmissibleWeights
+from kto_data.errors import ConfigError
+from kto_data.manifest import read_manifest
+from kto_train import checks
+from kto_train.config import TrainConfig, check_fields
+
+if TYPE_CHECKING:
+    from trl import KTOConfig
+
+    from kto_data.processor import Processor
+    from kto_train.dataset import Cache
+    from kto_train.groups import Groups
+
+_FEW_STEPS = 100
+"""Up to this many steps each one is logged; in longer runs every tenth, as TRL does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that is known of a run before the weights are read."""
+
+    config: TrainConfig
+    cache: Cache
+    processor: Processor
+    args: KTOConfig
+    groups: Groups
+    balance: AdmissibleWeights
+    num_steps: int
+    warnings: tuple[str, ...]
+
+    def lines(self) -> Iterator[str]:
+        """The plan as a person reads it."""
+        groups, args, balance = self.groups, self.args, self.balance
+        rows = len(groups.order)
+        yield f"model      {self.config.model}, {'LoRA' if self.config.lora is not None else 'all weights'}"
+        yield f"cache      {self.config.cache}: {rows:,} rows, {balance.num_desirable:,} desirable"
+        sizes = f"{groups.smallest}" if groups.smallest == groups.largest else f"{groups.smallest} to {groups.largest}"
+        yield f"groups     {len(groups):,} of {sizes} rows, {groups.padding_share:.0%} padding"
+        accumulated = args.gradient_accumulation_steps * args.world_size
+        yield f"steps      {self.num_steps:,}, of {accumulated} group{'s' if accumulated > 1 else ''} each"
+        b = "undefined" if balance.balance is None else f"{balance.balance:.3g}"
+        yield f"weights    desirable {balance.desirable_weight:g}, undesirable {balance.undesirable_weight:g}: b = {b}"
+        yield f"reference  {self.config.reference}"
+        if groups.num_self_pairs:
+            yield f"KTO406     {groups.num_self_pairs:,} rows have a KL partner with a completion equal to their own"
+        if groups.num_cut:
+            yield f"KL cuts    {groups.num_cut:,} KL sequences lose the tail of the partner's completion"
+        for warning in self.warnings:
+            yield f"warning: {warning}"
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Check everything and work out the groups, the weights and the steps; no weight is read."""
+    manifest = read_manifest(Path(config.cache))
+    checks.check_output(config)
+    checks.check_kto_batch(config)
+    checks.check_evaluation(config, manifest)
+    with quiet_libraries():
+        from kto_data.processor import load_processor
+        from kto_train.dataset import TRAIN, load_cache, read_rows
+        from kto_train.trainer import make_groups
+
+        _check_library_fields(config)
+        cache = load_cache(config.cache, config.image_root)
+        processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
+        checks.check_cache_and_model(manifest, processor)
+        checks.check_weights_are_there(config.model)
+        checks.check_devices()
+        rows = read_rows(cache[TRAIN])
+        num_desirable = int(rows.label.sum())
+        balance = checks.chosen_weights(config.weights, num_desirable, len(rows) - num_desirable)
+        args = _kto_config(config, balance, has_images=processor.has_images)
+        groups = make_groups(rows, args, manifest.max_length)
+        num_steps = _num_steps(args, groups)
+    if "logging_steps" not in config.kto and num_steps <= _FEW_STEPS:
+        args.logging_steps = 1
+    return Plan(
+        config=config,
+        cache=cache,
+        processor=processor,
+        args=args,
+        groups=groups,
+        balance=balance,
+        num_steps=num_steps,
+        warnings=tuple(checks.warnings_of(config, args, balance)),
+    )
+
+
+def _check_library_fields(config: TrainConfig) -> None:
+    from peft import LoraConfig
+    from trl import KTOConfig
+
+    check_fields(config.kto, KTOConfig, "kto")
+    if config.lora is not None:
+        check_fields(config.lora, LoraConfig, "lora")
+
+
+def _kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: bool) -> KTOConfig:
+    import torch
+    from trl import KTOConfig
+
+    settings: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
+    if not torch.accelerator.is_available():
+        settings |= {"use_cpu": True, "bf16": False}
+    if has_images:
+        settings["dataloader_num_workers"] = max(1, min(4, (os.cpu_count() or 1) // 2))
+    settings |= config.kto
+    settings |= {
+        "output_dir": config.output_dir,
+        "seed": config.seed,
+        "trust_remote_code": config.trust_remote_code,
+        "max_length": None,
+        "desirable_weight": balance.desirable_weight,
+        "undesirable_weight": balance.undesirable_weight,
+        "precompute_ref_log_probs": config.reference == "cached",
+    }
+    try:
+        return KTOConfig(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"kto: {first_line(error)}") from None
+
+
+def _num_steps(args: KTOConfig, groups: Groups) -> int:
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    per_epoch = -(-len(groups) // args.world_size // args.gradient_accumulation_steps)
+    return int(-(-per_epoch * args.num_train_epochs // 1))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Libraries' warnings and progress bars out of the way; errors stay."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    verbosity = transformers.utils.logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
+            transformers.utils.logging.enable_progress_bar()
+            datasets.enable_progress_bars()
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says went wrong, without its paragraphs of advice."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text or type(error).__name__).splitlines()[0]

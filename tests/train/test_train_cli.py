@@ -1,0 +1,170 @@
+"""`ktodata train` from the command line: files, what is said, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from caches import image_records, make_cache, text_records
+from conftest import TinyModel, write_jsonl
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from kto_data.cli import main
+from kto_data.errors import ExitCode, InputError
+from kto_train import run_record
+from kto_train.config import TrainConfig
+from kto_train.monitor import read_metrics
+from kto_train.train import run
+
+pytestmark = pytest.mark.slow
+
+
+def make_config(cache: Path, model: Path, output: Path, **overrides: Any) -> TrainConfig:
+    kto = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "dataloader_num_workers": 0, "max_steps": 4}
+    kto |= overrides.pop("kto", {})
+    return TrainConfig(cache=str(cache), model=str(model), output_dir=str(output), kto=kto, **overrides)
+
+
+@pytest.fixture
+def text_cache(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    return make_cache(tmp_path, tiny_model("text"), text_records(12))
+
+
+def test_from_records_to_a_model_that_loads(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, cache, output = str(tiny_model("llava")), str(tmp_path / "cache"), str(tmp_path / "run")
+    data = str(write_jsonl(tmp_path / "data.jsonl", image_records(tmp_path, 12)))
+    assert main(["preprocess", data, "--model", model, "--output", cache, "--jobs", "1"]) == ExitCode.OK
+    options = ["--cache", cache, "--model", model, "--output", output, "--batch-size", "4", "--epochs", "1"]
+    assert main(["train", *options, "--learning-rate", "1e-3"]) == ExitCode.OK
+    said = capsys.readouterr().err
+    assert "groups     3 of 4 rows" in said
+    assert "step 3/3: loss" in said
+    AutoProcessor.from_pretrained(output)
+    trained = AutoModelForImageTextToText.from_pretrained(output).state_dict()
+    base = AutoModelForImageTextToText.from_pretrained(model).state_dict()
+    assert any(not torch.equal(trained[name], base[name]) for name in base)
+    assert [entry["step"] for entry in read_metrics(Path(output)) if "loss" in entry] == [1, 2, 3]
+    assert (Path(output) / "training.png").stat().st_size > 1000
+    record = json.loads((Path(output) / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["matters"]["cache"] == json.loads((Path(cache) / "manifest.json").read_text())["fingerprint"]
+
+
+def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", kto={"max_steps": -1})
+    assert run(config, dry_run=True, say=said.append) == ExitCode.OK
+    assert said == [
+        f"model      {config.model}, all weights",
+        f"cache      {config.cache}: 12 rows, 8 desirable",
+        "groups     3 of 4 rows, 9% padding",
+        "steps      9, of 1 group each",
+        "weights    desirable 1, undesirable 1.5: b = 1.33",
+        "reference  cached",
+        "warning: a learning rate of 0.001 is outside the usual 5e-07 to 5e-06",
+    ]
+    assert not (tmp_path / "run").exists()
+    assert not (text_cache / "reference").exists()
+
+
+def stopping_at(step: int, number: signal.Signals) -> tuple[Callable[[str], None], list[str]]:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith(f"step {step}/"):
+            os.kill(os.getpid(), number)
+
+    return say, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_gone_on_with(
+    number: signal.Signals, text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    whole = make_config(text_cache, tiny_model("text"), tmp_path / "whole")
+    assert run(whole, dry_run=False, say=lambda line: None) == ExitCode.OK
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run")
+    say, said = stopping_at(2, number)
+    assert run(config, dry_run=False, say=say) == ExitCode.INTERRUPTED
+    assert said[-1] == f"interrupted; to go on: ktodata train --config {tmp_path}/run/train.yaml --resume auto"
+    assert (tmp_path / "run" / "training.png").exists()
+    assert main(["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", "auto"]) == ExitCode.OK
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
+    assert [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])] == []
+    assert [entry["step"] for entry in read_metrics(tmp_path / "run") if "loss" in entry] == [1, 2, 3, 4]
+
+
+def test_a_run_is_not_gone_on_with_under_other_settings(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", kto={"max_steps": 1, "save_steps": 1})
+    assert run(config, dry_run=False, say=lambda line: None) == ExitCode.OK
+    again = ["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", "auto"]
+    assert main([*again, "--set", "kto.beta=0.2", "--batch-size", "2"]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "kto.per_device_train_batch_size was 4 and is 2" in said
+    assert "kto.beta was None and is 0.2" in said
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_st'), (30, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert run_record.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_an_adapter_is_trained_and_saved_alone(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 8))
+    config = make_config(cache, tiny_model("llava"), tmp_path / "run", lora={"r": 2}, kto={"max_steps": 1})
+    assert run(config, dry_run=False, say=lambda line: None) == ExitCode.OK
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_what_a_data_worker_finds_wrong_is_one_line(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 8))
+    (tmp_path / "images" / "3-1.png").unlink()
+    kto = {"dataloader_num_workers": 1}
+    config = make_config(cache, tiny_model("llava"), tmp_path / "run", reference="live", kto=kto)
+    with pytest.raises(InputError) as raised:
+        run(config, dry_run=False, say=lambda line: None)
+    assert raised.value.what == f"train.jsonl:4: the image {tmp_path}/images/3-1.png is not there"
+
+
+@pytest.mark.parametrize("limit", [500, 100_000])
+def test_a_full_disk_is_one_line(limit: int, text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", reference="live", kto={"max_steps": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(InputError, match=f"cannot write .*{tmp_path}/run"):
+            run(config, dry_run=False, say=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "model is not set; cache is not set; output_dir is not set"),
+        (["--config", "none.yaml"], "cannot read none.yaml: No such file or directory"),
+        (["--set", "kto"], "--set kto: not of the form key=value"),
+        (["--cache", "none", "--model", "m", "--output", "o"], "none is not a cache: it has no manifest.json"),
+        (["--cache", "c", "--model", "m", "--output", "o", "--set", "betas=1"], "unknown key betas"),
+    ],
+)
+def test_wrong_use_is_one_line_and_a_hint(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *arguments]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith(f"ktodata: error: {told}")
