@@ -40,9 +40,10 @@ heading 'Records to an exact token cache: image tokens are counted from headers,
 run preprocess examples/shapes/train.jsonl --eval-data examples/shapes/eval.jsonl \
     --model "$out/model" --output "$out/cache" --max-length 512
 
-heading "The cache to a model, by TRL's own trainer."
+heading "The cache to a model, by TRL's own trainer. So tiny a model wants a higher learning rate than a real one."
 run train --cache "$out/cache" --model "$out/model" --output "$out/run" \
-    --batch-size 4 --max-steps 24 --learning-rate 1e-3 --set kto.logging_steps=2
+    --batch-size 4 --max-steps 24 --learning-rate 1e-3 \
+    --set kto.logging_steps=2 --set kto.eval_strategy=steps --set kto.eval_steps=8
 
 heading 'Done. Look at:'
 find "$out" -maxdepth 3 -type f \( -name 'report.*' -o -name 'metrics.*' -o -name '*.png' \) | sort
