@@ -182,7 +182,7 @@ def render_balance(report: BalanceReport) -> list[str]:
     for name, split in report.splits.items():
         lines += [f"Label balance · {name}", ""]
         lines += _count_lines(split)
-        lines += ["", *_weight_lines(split.weights)]
+        lines += ["", *_weight_lines(split.weights, advise=name == "train")]
         lines += [f"  ! {note}" for note in _notes(split)]
         lines.append("")
     return lines[:-1]
@@ -207,16 +207,16 @@ def _count_lines(split: SplitReport) -> list[str]:
     return lines
 
 
-def _weight_lines(weights: Weights) -> list[str]:
+def _weight_lines(weights: Weights, *, advise: bool) -> list[str]:
     if weights.balance is None or weights.desirable_interval is None or weights.undesirable_interval is None:
         return ["  balance undefined: one label has no rows, and no weight can balance that"]
     lines = [f"  balance b = {weights.balance:.3f} at weights 1 and 1 ({weights.verdict}; TRL's band is [1, 1.333])"]
-    if weights.verdict != Verdict.BALANCED.value:
+    if advise and weights.verdict != Verdict.BALANCED.value:
         low, high = weights.desirable_interval
         lines.append("  to balance it, put one of these into the training configuration:")
-        lines.append(f"    weights: {{desirable: {_inside(low, high)}}}      # within [{low:.3f}, {high:.3f}]")
+        lines.append(f"    weights: {{desirable: {_inside(low, high)}}}  # within [{low:.3f}, {high:.3f}]")
         low, high = weights.undesirable_interval
-        lines.append(f"    weights: {{undesirable: {_inside(low, high)}}}    # within [{low:.3f}, {high:.3f}]")
+        lines.append(f"    weights: {{undesirable: {_inside(low, high)}}}  # within [{low:.3f}, {high:.3f}]")
     return lines
 
 

@@ -1,0 +1,151 @@
+"""Images: the size that is counted is the size that is fed, and nothing is opened that must not be."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from conftest import make_image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from kto_data.image import (
+    BOMB_PIXELS,
+    ImageCheck,
+    ImageProbe,
+    PixelBudget,
+    ProbeStatus,
+    load_for_training,
+    load_upright,
+    probe,
+    to_rgb,
+)
+
+
+def status_of(given_path: str, root: Path, check: ImageCheck = ImageCheck.HEADER) -> ProbeStatus:
+    return probe(given_path, root.resolve(), check).status
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_the_header_has_the_size_of_the_upright_image(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = make_image(tmp_path / f"a.{suffix}", 60, 20, orientation=orientation)
+    header = probe(path.name, tmp_path.resolve(), ImageCheck.HEADER).header
+    assert header is not None
+    assert (header.width, header.height) == load_upright(path).size
+    assert header.orientation == orientation
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 10**7), st.integers(1, 10**4))
+def test_no_image_leaves_the_pixel_budget_from_above(width: int, height: int, max_pixels: int, min_pixels: int) -> None:
+    max_pixels = max(max_pixels, min_pixels)
+    fitted = PixelBudget(min_pixels=min_pixels, max_pixels=max_pixels).fit(width, height)
+    assert min(fitted) >= 1
+    # A side that would be no pixel at all is one: so thin an image may stay over a tiny budget.
+    assert fitted[0] * fitted[1] <= max_pixels or min(fitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    # Worked out by hand: sqrt(589824 / area) times each side, truncated.
+    [((1536, 768), (1086, 543)), ((768, 768), (768, 768)), ((2000, 1000), (1086, 543)), ((16, 16), (32, 32))],
+)
+def test_the_budget_scales_as_llama_factory_does(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert PixelBudget(min_pixels=32 * 32, max_pixels=768 * 768).fit(*size) == expected
+
+
+def test_an_image_for_training_is_upright_rgb_and_of_the_size_asked_for(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "a.jpg", 60, 20, orientation=6)
+    image = load_for_training(path, (10, 30))
+    assert (image.mode, image.size) == ("RGB", (10, 30))
+
+
+def test_transparency_goes_on_white() -> None:
+    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(Image.new("LA", (1, 1), (0, 128))).getpixel((0, 0)) == (127, 127, 127)
+    palette = Image.new("P", (1, 1), 3)
+    palette.info["transparency"] = 3
+    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.new("I;16", (2, 1), 32768).save(path)
+    assert load_for_training(path, (2, 1)).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_every_kind_of_place_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "root"
+    make_image(root / "good.png")
+    make_image(tmp_path / "outside.png")
+    (root / "empty.png").touch()
+    (root / "text.png").write_text("no image at all")
+    (root / "folder.png").mkdir()
+    os.mkfifo(root / "pipe.png")
+    (root / "leads out.png").symlink_to(tmp_path / "outside.png")
+    (root / "leads in.png").symlink_to(root / "good.png")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(root)  # the path of a socket must be short
+        listener.bind("socket.png")
+        statuses = {
+            name: status_of(name, root)
+            for name in [*sorted(path.name for path in root.iterdir()), "missing.png", "nul\0.png", "x" * 5000]
+        }
+    assert statuses == {
+        "empty.png": ProbeStatus.UNREADABLE,
+        "folder.png": ProbeStatus.NOT_REGULAR,
+        "good.png": ProbeStatus.OK,
+        "leads in.png": ProbeStatus.OK,
+        "leads out.png": ProbeStatus.ESCAPES_ROOT,
+        "loop.png": ProbeStatus.NOT_FOUND,
+        "pipe.png": ProbeStatus.NOT_REGULAR,
+        "socket.png": ProbeStatus.NOT_REGULAR,
+        "text.png": ProbeStatus.UNREADABLE,
+        "missing.png": ProbeStatus.NOT_FOUND,
+        "nul\0.png": ProbeStatus.NOT_FOUND,
+        "x" * 5000: ProbeStatus.NOT_FOUND,
+    }
+
+
+@pytest.mark.parametrize("path", ["../outside.png", "/etc/passwd", "a/../../outside.png"])
+def test_nothing_outside_the_root_is_opened(tmp_path: Path, path: str) -> None:
+    make_image(tmp_path / "outside.png")
+    (tmp_path / "root").mkdir()
+    assert status_of(path, tmp_path / "root", ImageCheck.DECODE) is ProbeStatus.ESCAPES_ROOT
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "s3://bucket/a.png", "data:image/png;base64,AAAA"])
+def test_a_url_is_never_followed(tmp_path: Path, url: str) -> None:
+    assert status_of(url, tmp_path) is ProbeStatus.REMOTE
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif"])
+def test_a_cut_file_is_truncated_by_its_header_alone(tmp_path: Path, suffix: str) -> None:
+    path = make_image(tmp_path / f"a.{suffix}", 300, 200, noise_seed=1)
+    path.write_bytes(path.read_bytes()[:-20] + b"\0" * 5000)
+    assert status_of(path.name, tmp_path) is ProbeStatus.TRUNCATED
+
+
+def test_a_file_that_only_decoding_finds_broken_is_truncated(tmp_path: Path) -> None:
+    path = make_image(tmp_path / "a.png", 300, 200, noise_seed=1)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + content[-12:])
+    assert status_of(path.name, tmp_path, ImageCheck.HEADER) is ProbeStatus.OK
+    assert status_of(path.name, tmp_path, ImageCheck.DECODE) is ProbeStatus.TRUNCATED
+
+
+def test_a_bomb_is_judged_by_its_header_and_never_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.bmp"
+    # A header that claims 20,000 x 20,000 pixels, and no pixel behind it.
+    side = 20_000
+    header = b"BM" + (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    header += side.to_bytes(4, "little") * 2 + b"\x01\x00\x18\x00" + bytes(24)
+    path.write_bytes(header)
+    found: ImageProbe = probe(path.name, tmp_path.resolve(), ImageCheck.DECODE)
+    assert found.status is ProbeStatus.OK
+    assert found.header is not None
+    assert found.header.pixels > BOMB_PIXELS
