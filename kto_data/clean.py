@@ -22,6 +22,7 @@ from kto_data.rules.control_tokens import may_hold_control_tokens
 
 _FIELDS = frozenset({"messages", "label", "images", "id", "source"})
 _NO_IMAGES: list[str] = []
+_BETWEEN = BETWEEN.encode()
 
 
 class Gate:
@@ -44,14 +45,15 @@ class Gate:
         label, messages = record.get("label"), record.get("messages")
         if type(label) is not bool or type(messages) is not list:
             return None
-        conversation = _conversation(messages)
-        if conversation is None:
+        pieces = _pieces(messages)
+        if pieces is None:
             return None
-        encoded = conversation.encode()
+        # Each by itself: one text beyond ASCII would make a string of all of them slow to encode.
+        encoded = _BETWEEN.join([piece.encode() for piece in pieces])
         if not _accounts_for_all_strings(raw, record, encoded.count(b'"')):
             return None
         has_angle = b"<" in encoded
-        if (has_angle or b"[" in encoded) and may_hold_control_tokens(conversation):
+        if (has_angle or b"[" in encoded) and may_hold_control_tokens(BETWEEN.join(pieces)):
             return None
         images = record.get("images", _NO_IMAGES)
         if (has_angle or images is not _NO_IMAGES) and not self._are_clean_images(images, messages, data_path):
@@ -67,20 +69,20 @@ class Gate:
         return all(type(path) is str and self._checker.is_clean_image(path, data_path) for path in images)
 
 
-def _conversation(messages: list[Any]) -> str | None:
-    """Roles and texts with `BETWEEN` them; None unless all is in order: types, roles, turns, no empty text."""
+def _pieces(messages: list[Any]) -> list[str] | None:
+    """All roles, then all texts; None unless all is in order: types, roles, turns, no empty text."""
     try:
         roles = [message["role"] for message in messages]
         texts = [message["content"] for message in messages]
         if not _are_in_order(tuple(roles)):
             return None
-        conversation = BETWEEN.join(roles + texts)
-    except (TypeError, KeyError):  # something is no object, no string, or not there
+        for text in texts:
+            # A text that begins with a visible character is not empty; others are looked at.
+            if not "!" <= text[:1] <= "~" and is_blank(text):
+                return None
+    except (TypeError, KeyError, AttributeError):  # something is no object, no string, or not there
         return None
-    # Texts between "!" and "~" begin with a visible character; of others each is looked at.
-    if (min(texts) < "!" or max(texts) >= "\x7f") and any(map(is_blank, texts)):
-        return None
-    return conversation
+    return roles + texts
 
 
 @lru_cache(maxsize=4096)
