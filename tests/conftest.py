@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 _INTERPRETER = Path(__file__).parent / "interpreter"
@@ -29,6 +30,10 @@ sys.path.insert(0, str(_INTERPRETER))
 import torchvision_on_cpu  # noqa: E402  (found through the line above)
 
 torchvision_on_cpu.install()
+
+# Machines are shared: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 TinyModel = Callable[[str], Path]
 """Name of a family of `examples/tiny_models.py` -> its model folder."""
