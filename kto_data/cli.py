@@ -55,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code (see `ExitCode`)."""
     try:
         result = build_app()(args=argv, standalone_mode=False)
-        return int(result) if isinstance(result, int) else ExitCode.OK
+        code = int(result) if isinstance(result, int) else ExitCode.OK
+        if code == ExitCode.INTERRUPTED:  # typer makes an exit code of Ctrl-C, without a word
+            _say("interrupted")
+        return code
     except (typer.Abort, KeyboardInterrupt):
         _say("interrupted")
         return ExitCode.INTERRUPTED

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TypeVar
 
 from kto_data.errors import InputError
@@ -53,6 +53,7 @@ def run(
             initializer(*initargs)
         yield from map(work, units)
         return
+    others = set(active_children())
     pool = ProcessPoolExecutor(
         max_workers=jobs,
         mp_context=get_context("spawn"),
@@ -60,6 +61,7 @@ def run(
         initargs=(initializer, initargs),
     )
     pending: deque[Future[Result]] = deque()
+    is_done = False
     try:
         for unit in units:
             pending.append(pool.submit(work, unit))
@@ -67,18 +69,21 @@ def run(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        is_done = True
     except BrokenProcessPool:
         raise InputError(
             "a worker process died (killed, or out of memory)",
             hint="run again with --jobs 1 to see where, or with fewer jobs to need less memory",
         ) from None
     finally:
-        # Also reached when the caller stops listening (Ctrl-C, an error of its own): nothing more is begun.
+        if not is_done:  # Ctrl-C, an error, or a caller that stops listening: nobody waits for the units at hand
+            for worker in set(active_children()) - others:
+                worker.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[object, ...]) -> None:
-    # Ctrl-C reaches the whole process group: the parent decides, workers finish the unit at hand.
+    # Ctrl-C reaches the whole process group: the parent alone decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if initializer is not None:
         initializer(*initargs)

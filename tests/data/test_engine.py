@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -64,6 +65,19 @@ def test_units_are_drawn_no_faster_than_results_are_taken() -> None:
     next(results)
     assert len(drawn) <= 6
     results.close()
+
+
+def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand() -> None:
+    results = local.run(_sleep_long, [0, 60, 60, 60], jobs=2)
+    next(results)
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 30
+
+
+def _sleep_long(unit: int) -> int:
+    time.sleep(unit)
+    return unit
 
 
 def test_a_single_unit_runs_in_this_process() -> None:
