@@ -133,7 +133,11 @@ def validate(
         progress(num_rows)
     if not num_rows:
         raise InputError("there are no rows, only blank lines", hint="check that whatever wrote the data was finished")
-    overall = list(check_dataset(facts, settings))
+    order = {path: index for index, path in enumerate(read)}
+    overall = sorted(
+        check_dataset(facts, settings),
+        key=lambda finding: (finding.code, order[finding.location.path], finding.location.line or 0),
+    )
     _count(overall, counts)
     if overall:
         listen(overall)
