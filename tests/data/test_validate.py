@@ -79,9 +79,10 @@ def test_counts_are_exact_by_rule_row_and_file(tmp_path: Path) -> None:
         "KTO111": (2, 1),
         "KTO306": (2, 2),
         "KTO402": (1, 1),
+        "KTO404": (1, 0),
     }
-    assert result.by_severity == {Severity.ERROR: 4, Severity.WARNING: 3}
-    assert len(told) == 7
+    assert result.by_severity == {Severity.ERROR: 4, Severity.WARNING: 4}
+    assert len(told) == 8
     # Of the rows that satisfy the schema, those with an empty completion too.
     assert (result.num_desirable, result.num_undesirable) == (5, 3)
 
