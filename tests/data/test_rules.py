@@ -1,0 +1,129 @@
+"""Each rule against its fixtures in `tests/fixtures/rules`: whole runs of `validate` on real files.
+
+A line is `{good: overrides}` (`make_record`; `turns`: its messages as pairs), `{base64: bytes}`, another mapping (the
+record itself) or a string (the line itself). Rows of both labels are put behind the lines unless the case is `alone`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import make_image, make_record, write_jsonl
+
+from kto_data.check import CheckSettings
+from kto_data.finding import Finding
+from kto_data.image import PixelBudget
+from kto_data.inputs import open_inputs
+from kto_data.rules import ALL_RULES
+from kto_data.validate import validate
+
+FOLDER = Path(__file__).parent.parent / "fixtures" / "rules"
+FIXTURES: dict[str, dict[str, Any]] = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))
+}
+CASES = [(code, name) for code, cases in FIXTURES.items() for name in cases]
+
+
+def as_line(item: Any) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if item.keys() == {"base64"}:
+        return base64.b64decode(item["base64"])
+    if item.keys() == {"good"}:
+        fields = dict(item["good"])
+        if "turns" in fields:
+            fields["messages"] = [{"role": role, "content": content} for role, content in fields.pop("turns")]
+        item = make_record(**fields)
+    return json.dumps(item).encode()
+
+
+def filling() -> list[dict[str, Any]]:
+    turns = [{"role": "user", "content": "Count."}]
+    return [
+        make_record(messages=[*turns, {"role": "assistant", "content": f"To {index}."}], label=index < 24)
+        for index in range(44)
+    ]
+
+
+def build_image(path: Path, spec: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match spec:
+        case {"empty": True}:
+            path.touch()
+        case {"text": text}:
+            path.write_text(text, encoding="utf-8")
+        case {"folder": True}:
+            path.mkdir()
+        case {"fifo": True}:
+            os.mkfifo(path)
+        case {"symlink": target}:
+            path.symlink_to(target)
+        case {"cut": True}:
+            data = make_image(path).read_bytes()
+            path.write_bytes(data[:-12])
+        case {"bomb": True}:
+            data = bytearray(make_image(path).read_bytes())
+            data[16:24] = struct.pack(">II", 60_000, 60_000)
+            data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+            path.write_bytes(data)
+        case {"width": width, "height": height}:
+            make_image(path, width, height)
+        case _:
+            raise AssertionError(spec)
+
+
+def run_case(case: dict[str, Any], code: str, folder: Path) -> list[Finding]:
+    rows = [*map(as_line, case["lines"]), *([] if case.get("alone") else filling())]
+    path = write_jsonl(folder / "data.jsonl", rows)
+    for name, spec in case.get("images", {}).items():
+        build_image(folder / name, spec)
+    options: dict[str, Any] = {}
+    if "dataset_info" in case:
+        info = folder / "dataset_info.json"
+        info.write_text(json.dumps({"mine": {"file_name": path.name, **case["dataset_info"]}}), encoding="utf-8")
+        options = {"dataset_info": info, "dataset": "mine"}
+    settings = CheckSettings(budget=PixelBudget(**case.get("budget", {})))
+    settings = CheckSettings(budget=settings.budget, codes=settings.codes | {code})
+    found: list[Finding] = []
+    validate(open_inputs([str(path)], **options), settings, listen=found.extend)
+    return sorted(found, key=Finding.sort_key)
+
+
+@pytest.mark.parametrize(("code", "name"), CASES)
+def test_a_rule_finds_what_its_fixture_says_and_no_other_finds_more(code: str, name: str, tmp_path: Path) -> None:
+    case = FIXTURES[code][name]
+    expected = [{"code": code, "line": None, "pointer": "", **finding} for finding in case.get("findings", [])]
+    found = run_case(case, code, tmp_path)
+    assert sorted((f["line"] or 0, f["code"], f["pointer"]) for f in expected) == [
+        (f.location.line or 0, f.code, f.location.pointer) for f in found
+    ]
+    for want, got in zip(sorted(expected, key=lambda f: (f["line"] or 0, f["code"], f["pointer"])), found, strict=True):
+        assert want["message"] in got.message
+        assert want.get("severity", got.severity) == got.severity
+    assert (code in {finding.code for finding in found}) is name.startswith("fail_")
+
+
+def test_every_rule_has_a_case_that_passes_and_one_that_fails() -> None:
+    assert sorted(FIXTURES) == [rule.code for rule in ALL_RULES]
+    for code, cases in FIXTURES.items():
+        assert {name.partition("_")[0] for name in cases} == {"pass", "fail"}, code
+
+
+def test_codes_are_unique_and_sorted_and_names_unique() -> None:
+    codes = [rule.code for rule in ALL_RULES]
+    assert codes == sorted(set(codes))
+    assert len({rule.name for rule in ALL_RULES}) == len(codes)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.code)
+def test_the_docstring_of_a_rule_shows_a_bad_and_a_good_example(rule: Any) -> None:
+    assert re.search(r"^Bad: .*\n(.*\n)*Good: ", rule.doc, re.MULTILINE), rule.code
