@@ -1,0 +1,166 @@
+"""The law of the fast path: what the gate lets pass, the close check finds nothing about and reads the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from conftest import make_image, make_record
+from hypothesis import given
+from hypothesis import strategies as st
+from test_rules import CASES, FIXTURES, run_case
+
+from kto_data.check import CheckSettings, LineChecker
+from kto_data.clean import Gate
+from kto_data.digest import record_digest
+from kto_data.formats import Format, Layout
+from kto_data.rules import ALL_RULES
+from kto_data.source import Line
+
+_EVERY_RULE = CheckSettings(codes=frozenset(rule.code for rule in ALL_RULES))
+_CHECKER = LineChecker(Layout(), _EVERY_RULE)
+
+
+def _line(raw: bytes, path: str = "data.jsonl") -> Line:
+    return Line(path=path, number=1, byte_offset=0, raw=raw)
+
+
+def _hold_law(raw: bytes, checker: LineChecker = _CHECKER, path: str = "data.jsonl") -> bool:
+    """Whether the gate let the line pass; fails where it should not have."""
+    sample = Gate(checker).clean(raw, path)
+    if sample is None:
+        return False
+    checked = checker.check(_line(raw, path))
+    assert checked.findings == ()
+    assert [(record_digest(item.record), item.record.label) for item in checked.samples] == [sample]
+    return True
+
+
+@pytest.mark.parametrize(("code", "name"), CASES)
+def test_fast_path_changes_no_finding(code: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "slow").mkdir()
+    fast = run_case(FIXTURES[code][name], code, tmp_path / "fast")
+    monkeypatch.setattr(Gate, "clean", lambda gate, raw, path: None)
+    slow = run_case(FIXTURES[code][name], code, tmp_path / "slow")
+    assert [(f.code, f.location.line, f.location.pointer) for f in fast] == [
+        (f.code, f.location.line, f.location.pointer) for f in slow
+    ]
+
+
+_texts = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\u200b",
+            "<image>",
+            "a<image>b",
+            "<|im_end|>",
+            "</s>",
+            "<s>a</s>",
+            "[INST]",
+            '"',
+            '"": "',
+            "\\u0022",
+            "é",
+        ]
+    ),
+)
+_roles = st.sampled_from(["user", "assistant", "user", "assistant", "system", "tool", "human", ""])
+_messages = st.lists(st.fixed_dictionaries({"role": _roles, "content": _texts}), max_size=4)
+_asked = st.tuples(_texts, _texts).map(
+    lambda both: [{"role": "user", "content": both[0]}, {"role": "assistant", "content": both[1]}]
+)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_texts, inner, max_size=2),
+    max_leaves=4,
+)
+_records = st.fixed_dictionaries(
+    {"messages": st.one_of(_asked, _asked, _messages, _json), "label": st.booleans() | _json},
+    optional={
+        "images": st.one_of(st.just([]), st.lists(_texts, max_size=2), _json),
+        "id": st.one_of(st.integers(), _texts, _json),
+        "source": _texts | _json,
+        "metadata": _json,
+    },
+)
+
+
+def _dumps_spaced(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def _dumps_escaped(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+@given(_records, st.sampled_from([_dumps_spaced, _dumps_escaped]))
+def test_gate_passes_nothing_that_is_found_wanting(record: Any, dumps: Callable[[Any], bytes]) -> None:
+    _hold_law(dumps(record))
+
+
+@given(_asked, st.sampled_from(["label", "messages", "role", "content", "x"]), _json, st.booleans())
+def test_gate_passes_no_key_that_is_written_twice(messages: Any, key: str, value: Any, inside: bool) -> None:
+    repeated = f"{json.dumps(key)}: {json.dumps(value)}, "
+    inner = json.dumps(messages)
+    if inside:
+        inner = inner.replace('{"role"', "{" + repeated + '"role"', 1)
+        repeated = ""
+    _hold_law(f'{{{repeated}"messages": {inner}, "label": true}}'.encode(errors="surrogatepass"))
+
+
+@given(st.binary(max_size=40))
+def test_gate_survives_any_bytes(raw: bytes) -> None:
+    _hold_law(raw)
+
+
+_HIDDEN = (
+    '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Yes."}],'
+    ' "label": true, "label": true}'
+)
+
+
+@pytest.mark.parametrize("text", ["Hi", r"\u0022\u0022", r"\u0022\u0022\u0022\u0022", r"\"\u0022\u0022", "0022"])
+def test_gate_is_not_fooled_by_quotation_marks_in_disguise(text: str) -> None:
+    assert Gate(_CHECKER).clean((_HIDDEN % text).encode(), "data.jsonl") is None
+
+
+_CONTENT_FIRST = [{"content": 'a "b" é', "role": "user"}, {"content": "c", "role": "assistant"}]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        orjson.dumps(make_record()),
+        json.dumps(make_record()).encode(),
+        json.dumps(make_record(id=7, source="web", images=[])).encode(),
+        json.dumps({"label": False, "messages": make_record()["messages"]}, indent=2).encode(),
+        json.dumps(make_record(messages=_CONTENT_FIRST)).encode(),
+    ],
+)
+def test_gate_passes_what_is_plainly_clean(raw: bytes) -> None:
+    assert _hold_law(raw)
+
+
+def test_gate_passes_clean_images_and_remembers_them(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "a.png")
+    messages = [{"role": "user", "content": "<image>Look."}, {"role": "assistant", "content": "A square."}]
+    raw = orjson.dumps(make_record(messages=messages, images=["a.png"]))
+    checker = LineChecker(Layout(), _EVERY_RULE)
+    path = str(tmp_path / "data.jsonl")
+    assert _hold_law(raw, checker, path)
+    image.unlink()
+    assert Gate(checker).clean(raw, path) is not None
+    assert Gate(LineChecker(Layout(), _EVERY_RULE)).clean(raw, path) is None
+
+
+def test_gate_leaves_what_the_layout_renames_to_the_close_check() -> None:
+    for layout in (Layout(format=Format.SHAREGPT), Layout(columns={"messages": "chat"}), Layout(mapped_only=True)):
+        assert Gate(LineChecker(layout, _EVERY_RULE)).clean(orjson.dumps(make_record()), "data.jsonl") is None
