@@ -88,7 +88,7 @@ def validate(
         failed = validation.fails(Severity(fail_level))
         exit_code = ExitCode.FINDINGS if failed and not exit_zero else ExitCode.OK
         if output_format == "full":
-            _print_full(validation, output, show, _wants_color(color, output))
+            _print_full(validation, output, show, color=_wants_color(color, output), quiet=quiet)
         elif output_format == "json":
             _print_json(validation, inputs, output, exit_code=exit_code, failed=failed)
         elif output_format == "github":
@@ -145,10 +145,11 @@ def _wants_color(color: str, output: TextIO) -> bool:
     return color == "always"
 
 
-def _print_full(validation: Validation, output: TextIO, show: int, color: bool) -> None:
+def _print_full(validation: Validation, output: TextIO, show: int, *, color: bool, quiet: bool) -> None:
     from kto_data.report.text import Paint, full_report
 
-    output.writelines(f"{line}\n" for line in full_report(validation, show=show, paint=Paint(color=color)))
+    lines = full_report(validation, show=show, paint=Paint(color=color), quiet=quiet)
+    output.writelines(f"{line}\n" for line in lines)
 
 
 def _print_json(

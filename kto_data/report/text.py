@@ -44,11 +44,16 @@ def concise_line(finding: Finding) -> str:
     return printable(f"{finding.location}: {finding.code} {finding.message}")
 
 
-def full_report(validation: Validation, *, show: int, paint: Paint) -> Iterator[str]:
-    """The lines of the report: findings by rule, skipped rules, label balance. `show`: samples a rule."""
+def full_report(validation: Validation, *, show: int, paint: Paint, quiet: bool = False) -> Iterator[str]:
+    """The lines of the report: findings by rule, then label balance and skipped rules unless `quiet`.
+
+    `show`: samples a rule.
+    """
     for count in validation.worst_first():
         yield from _rule_lines(count, show, paint)
         yield ""
+    if quiet:
+        return
     yield from _balance_lines(validation, paint)
     if validation.skipped:
         yield ""
