@@ -1,0 +1,52 @@
+"""Generated pages are current, and every command and option has words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from kto_data.cli import build_app, main
+from kto_data.schema import SCHEMAS, schema_text
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_published_schemas_are_those_of_the_models(name: str) -> None:
+    text = (ROOT / "schemas" / f"{name}.json").read_text(encoding="utf-8")
+    assert text == schema_text(name), "run `make generated`"
+    assert json.loads(text)["$id"] == f"urn:ktodata:schema:{name}:{SCHEMAS[name][1]}"
+
+
+def test_no_schema_is_published_without_a_model() -> None:
+    assert {path.stem for path in (ROOT / "schemas").glob("*.json")} == set(SCHEMAS)
+
+
+def test_a_schema_is_printed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "record"]) == 0
+    assert capsys.readouterr().out == schema_text("record")
+    assert main(["schema", "recrod"]) == 2
+    assert "did you mean record?" in capsys.readouterr().err
+
+
+def test_the_page_of_rules_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rule", "--all", "--markdown"]) == 0
+    assert capsys.readouterr().out == (ROOT / "docs" / "rules.md").read_text(encoding="utf-8"), "run `make generated`"
+
+
+def test_a_rule_is_explained_by_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rule", "KTO305"]) == 0
+    assert "Placeholders and images must agree in number." in capsys.readouterr().out
+    assert main(["rule", "KTO999"]) == 2
+
+
+def test_every_command_and_option_has_help() -> None:
+    group = typer.main.get_command(build_app())
+    commands = group.commands  # type: ignore[attr-defined]  # typer makes a group of several commands
+    assert {"validate", "preprocess", "train", "rule", "schema"} <= set(commands)
+    for command in commands.values():
+        assert command.help
+        assert [p.name for p in command.params if not getattr(p, "help", None)] == []
