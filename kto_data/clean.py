@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from kto_data.check import LineChecker
-from kto_data.digest import conversation, digest
+from kto_data.digest import BETWEEN, digest
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
@@ -22,7 +22,7 @@ from kto_data.rules.control_tokens import may_hold_control_tokens
 
 _FIELDS = frozenset({"messages", "label", "images", "id", "source"})
 _NO_IMAGES: list[str] = []
-_NONE = type(None)
+_BETWEEN = BETWEEN.encode()
 
 
 class Gate:
@@ -45,32 +45,44 @@ class Gate:
         label, messages = record.get("label"), record.get("messages")
         if type(label) is not bool or type(messages) is not list:
             return None
-        try:
-            roles = tuple([message["role"] for message in messages])
-            texts = [message["content"] for message in messages]
-            if not _are_in_order(roles) or _any_blank(texts):
-                return None
-        except (TypeError, KeyError):  # something is no object, no string, or not there
+        pieces = _pieces(messages)
+        if pieces is None:
             return None
-        written = list(map(orjson.dumps, texts))
-        said = conversation(roles, written)
-        if not _is_as_written(raw, record, roles, written) and not _accounts_for_all_strings(raw, record, said):
+        # Each by itself: one text beyond ASCII would make a string of all of them slow to encode.
+        encoded = _BETWEEN.join([piece.encode() for piece in pieces])
+        if not _accounts_for_all_strings(raw, record, encoded.count(b'"')):
             return None
-        has_angle = b"<" in said
-        if (has_angle or b"[" in said) and may_hold_control_tokens("\n".join(texts)):
+        has_angle = b"<" in encoded
+        if (has_angle or b"[" in encoded) and may_hold_control_tokens(BETWEEN.join(pieces)):
             return None
         images = record.get("images", _NO_IMAGES)
-        if (has_angle or images is not _NO_IMAGES) and not self._are_clean_images(images, texts, data_path):
+        if (has_angle or images is not _NO_IMAGES) and not self._are_clean_images(images, messages, data_path):
             return None
-        return digest(said, images), label
+        return digest(encoded, images), label
 
-    def _are_clean_images(self, images: Any, texts: list[str], data_path: str) -> bool:
+    def _are_clean_images(self, images: Any, messages: list[dict[str, str]], data_path: str) -> bool:
         if type(images) is not list:
             return False
-        placeholders = sum([text.count(IMAGE_PLACEHOLDER) for text in texts])
-        if placeholders != len(images) or IMAGE_PLACEHOLDER in texts[-1]:
+        placeholders = sum([message["content"].count(IMAGE_PLACEHOLDER) for message in messages])
+        if placeholders != len(images) or IMAGE_PLACEHOLDER in messages[-1]["content"]:
             return False
         return all(type(path) is str and self._checker.is_clean_image(path, data_path) for path in images)
+
+
+def _pieces(messages: list[Any]) -> list[str] | None:
+    """All roles, then all texts; None unless all is in order: types, roles, turns, no empty text."""
+    try:
+        roles = [message["role"] for message in messages]
+        texts = [message["content"] for message in messages]
+        if not _are_in_order(tuple(roles)):
+            return None
+        for text in texts:
+            # A text that begins with a visible character is not empty; others are looked at.
+            if not "!" <= text[:1] <= "~" and is_blank(text):
+                return None
+    except (TypeError, KeyError, AttributeError):  # something is no object, no string, or not there
+        return None
+    return roles + texts
 
 
 @lru_cache(maxsize=4096)
@@ -81,51 +93,25 @@ def _are_in_order(roles: tuple[str, ...]) -> bool:
     return all(role in MAY_FOLLOW.get(before, ()) for before, role in pairwise(("", *roles)))
 
 
-def _any_blank(texts: list[str]) -> bool:
-    """Whether one of at least two texts shows nothing. Raises `TypeError` where one is no string."""
-    # Texts between "!" and "~" begin with a visible character; others are looked at.
-    return (min(texts) < "!" or max(texts) >= "\x7f") and any(map(is_blank, texts))
-
-
-def _is_as_written(raw: bytes, record: dict[str, Any], roles: tuple[str, ...], texts: list[bytes]) -> bool:
-    """Whether the line is, byte for byte, what `json.dumps` or orjson writes for a record of messages and label alone.
-
-    Then it names no key twice: the parser has dropped nothing.
-    """
-    if len(record) != 2:
-        return False
-    content_first = next(iter(record["messages"][0])) == "content"
-    pieces = [b""] * (2 * len(texts) + 1)
-    pieces[::2] = _frame(tuple(record), roles, record["label"], content_first, b'": ' in raw[:16])
-    pieces[1::2] = texts
-    return b"".join(pieces) == raw
-
-
-@lru_cache(maxsize=4096)
-def _frame(
-    keys: tuple[str, ...], roles: tuple[str, ...], label: bool, content_first: bool, is_spaced: bool
-) -> list[bytes]:
-    """A record as it is written, cut where its texts stand."""
-    comma, colon = (", ", ": ") if is_spaced else (",", ":")
-    messages = []
-    for role in roles:
-        fields = [f'"role"{colon}"{role}"', f'"content"{colon}\0']
-        messages.append("{" + comma.join(reversed(fields) if content_first else fields) + "}")
-    values = {"messages": f"[{comma.join(messages)}]", "label": "true" if label else "false"}
-    return ("{" + comma.join(f'"{key}"{colon}{values[key]}' for key in keys) + "}").encode().split(b"\0")
-
-
-def _accounts_for_all_strings(raw: bytes, record: dict[str, Any], said: bytes) -> bool:
-    """Whether every quotation mark of the line is accounted for; those of the messages' texts are in `said`.
+def _accounts_for_all_strings(raw: bytes, record: dict[str, Any], marks: int) -> bool:
+    """Whether every quotation mark of the line is accounted for; `marks` of them are in the texts of the messages.
 
     A mark in the raw line either begins or ends a string, or is escaped within one. A key that the parser dropped, or
     one of a message besides its role and content, leaves some over.
     """
-    images, name, source = record.get("images", _NO_IMAGES), record.get("id"), record.get("source")
-    if type(images) is not list or type(name) not in (str, int, _NONE) or type(source) not in (str, _NONE):
+    num_strings = len(record) + 4 * len(record["messages"])
+    if len(record) > 2:
+        images, name, source = record.get("images", []), record.get("id"), record.get("source")
+        if type(images) is not list or (type(source) is not str and source is not None):
+            return False
+        if type(name) is int:
+            name = None
+        for text in (*images, name, source):
+            if type(text) is str:
+                num_strings += 1
+                marks += text.count('"')
+            elif text is not None:
+                return False
+    if marks and b"0022" in raw:  # the code of a quotation mark: perhaps one in disguise
         return False
-    strings = [text for text in (*images, name, source) if type(text) is str]
-    num_strings = len(record) + 3 * len(record["messages"]) + len(strings)
-    marks = said.count(b'"') + sum([text.count('"') for text in strings])
-    # A mark may be there in disguise, as its code.
-    return raw.count(b'"') == 2 * num_strings + marks and b"0022" not in raw
+    return raw.count(b'"') == 2 * num_strings + marks

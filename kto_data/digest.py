@@ -24,7 +24,7 @@ BETWEEN = "\x1f"  # ASCII unit separator
 def digest(conversation: bytes, images: Sequence[str], tools: object = None) -> int:
     """The number of a sample.
 
-    `conversation` is all that is said, with placeholders for the images, in UTF-8.
+    `conversation` is the roles, then the texts, in UTF-8 with `BETWEEN` them and placeholders for the images.
     """
     if images:
         conversation += BETWEEN.join(("\x1e", *images)).encode()
@@ -35,14 +35,8 @@ def digest(conversation: bytes, images: Sequence[str], tools: object = None) -> 
 
 def record_digest(record: Record) -> int:
     """The number of a record, the same whichever way its contents are written."""
-    roles = [message.role for message in record.messages]
-    texts = [orjson.dumps(message_text(message)) for message in record.messages]
-    return digest(conversation(roles, texts), record.images, record.tools or None)
-
-
-def conversation(roles: Sequence[str], texts: Sequence[bytes]) -> bytes:
-    """Roles and texts as one run of bytes; the texts as JSON strings in orjson's writing."""
-    return b"\x1f".join((" ".join(roles).encode(), *texts))
+    pieces = [*(message.role for message in record.messages), *map(message_text, record.messages)]
+    return digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None)
 
 
 def message_text(message: Message) -> str:
