@@ -275,6 +275,7 @@ def _check_usable(processor: Processor) -> None:
         )
     if not processor.has_images:
         return
+    # A processor without the hooks that are asked here fails in its own way: each is a missing answer, told by name.
     try:
         processor.image_span((64, 64))
     except (AttributeError, NotImplementedError, TypeError, KeyError, ValueError) as error:

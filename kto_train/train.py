@@ -116,7 +116,7 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
         if error.errno is not None:  # the system's own: a full disk, a missing permission
             raise
         raise ModelError(f"{config.model} cannot be loaded: {first_line(error)}") from None
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:  # how TRL and peft refuse settings that do not go together
         raise ConfigError(f"the trainer refuses it: {first_line(error)}") from None
     trainer.remove_callback(PrinterCallback)
     return trainer
