@@ -5,6 +5,7 @@ Line ─▶ LineChecker ─▶ CheckedLine(findings, samples)
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,14 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kto_data.digest import record_digest
+import orjson
+
+from kto_data.digest import SampleDigest, message_text, record_digest
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
 from kto_data.row import Row, SyntaxProblem
 from kto_data.rules import ALL_RULES
-from kto_data.rules.base import AnyRule, Defect, Stage
-from kto_data.rules.facts import ChunkFacts, ConfigFacts, DatasetFacts, ImageFacts
+from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
+from kto_data.rules.facts import ChunkFacts, ConfigFacts, DatasetFacts, ImageFacts, Shape
 from kto_data.source import Line
 
 if TYPE_CHECKING:
@@ -40,6 +43,13 @@ class CheckSettings:
     images: ImageCheck = ImageCheck.HEADER
     image_root: Path | None = None  # None: the folder of each data file
     budget: PixelBudget = NO_BUDGET
+    row_max_pixels: int | None = None  # of all images of a record together
+    model: Path | None = None  # a tokenizer or processor folder
+    trust_remote_code: bool = False
+    max_length: int | None = None  # tokens of a whole sample
+    batch_size: int | None = None  # samples a device, of the training to come
+    train_config: Path | None = None
+    has_eval_split: bool = False
     codes: frozenset[str] = DEFAULT_CODES
 
     def rules(self, stage: Stage) -> tuple[AnyRule, ...]:
@@ -51,9 +61,18 @@ class CheckSettings:
     def skip_reason(self, rule: AnyRule) -> str:
         """Why a rule cannot run with these settings; empty where it can."""
         levels = list(ImageCheck)
-        if levels.index(self.images) >= levels.index(rule.needs):
-            return ""
-        return f"needs --images {rule.needs.value}, runs with --images {self.images.value}"
+        if levels.index(self.images) < levels.index(rule.needs):
+            return f"needs --images {rule.needs.value}, runs with --images {self.images.value}"
+        return "" if rule.requires is None or self._has(rule.requires) else rule.requires.value
+
+    def _has(self, requirement: Requirement) -> bool:
+        return {
+            Requirement.MODEL: self.model is not None,
+            Requirement.MAX_LENGTH: self.model is not None and self.max_length is not None,
+            Requirement.BATCH_SIZE: self.batch_size is not None,
+            Requirement.EVAL_SPLIT: self.has_eval_split,
+            Requirement.TRAIN_CONFIG: self.train_config is not None,
+        }[requirement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +173,14 @@ def note(checked: CheckedLine, facts: ChunkFacts) -> None:
     """Add what the dataset rules need to know of a line to the facts of its chunk."""
     note_shape(checked, facts)
     for sample in checked.samples:
-        facts.add_sample(record_digest(sample.record), checked.line.number, sample.record.label)
+        digest, length, shape = describe(sample.record)
+        facts.add_sample(digest, checked.line.number, length, shape)
+
+
+def describe(record: Record) -> tuple[SampleDigest, int, Shape]:
+    """What the dataset rules need to know of a record: its digest, the characters of its completion, its shape."""
+    shape = Shape(record.label, len(record.messages), len(record.images), record.source or "")
+    return record_digest(record), len(message_text(record.completion)), shape
 
 
 def note_shape(checked: CheckedLine, facts: ChunkFacts) -> None:
@@ -182,6 +208,9 @@ def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | Non
         message=defect.message,
         record_id=row.record_id if row else None,
         row_hash=row.row_hash if row else None,
+        fingerprint=_fingerprint(rule.code, location, row),
+        quotes=defect.quotes,
+        data=defect.data,
     )
 
 
@@ -189,6 +218,23 @@ def _dataset_findings(rule: AnyRule, subject: DatasetFacts | ConfigFacts) -> Ite
     for defect in rule.check(subject):
         assert defect.path is not None
         yield as_finding(rule, defect, Location(path=defect.path, line=defect.line))
+
+
+def _fingerprint(code: str, location: Location, row: Row | None) -> str:
+    """32 hex digits that stay the same while rows are moved about, or written with other spaces or order of keys.
+
+    A finding about the whole dataset goes by its file's name, since nothing else of it lasts.
+    """
+    subject = os.path.basename(location.path).encode() if row is None else _canonical(row.line.raw)
+    return hashlib.blake2b(f"{code}\n{location.pointer}\n".encode() + subject, digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=1)  # a line with one finding often has several
+def _canonical(raw: bytes) -> bytes:
+    try:
+        return orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONEncodeError, orjson.JSONDecodeError):
+        return raw
 
 
 def _location(row: Row, defect: Defect) -> Location:

@@ -14,11 +14,12 @@ from typing import Any
 import orjson
 
 from kto_data.check import LineChecker
-from kto_data.digest import BETWEEN, digest
+from kto_data.digest import BETWEEN, SampleDigest, completion_digest, prompt_digest
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import may_hold_control_tokens
+from kto_data.rules.facts import Shape
 
 _FIELDS = frozenset({"messages", "label", "images", "id", "source"})
 _NO_IMAGES: list[str] = []
@@ -34,8 +35,9 @@ class Gate:
         # What the layout renames or leaves out goes the slow way.
         self._fields = frozenset(name for name in _FIELDS if checker.layout.takes_as_is((name,)))
 
-    def clean(self, raw: bytes, data_path: str) -> tuple[int, bool] | None:
-        """The digest and the label of the one record in `raw`; None where a closer look is needed."""
+    def clean(self, raw: bytes, data_path: str) -> tuple[SampleDigest, int, Shape] | None:
+        """What `ChunkFacts.add_sample` wants to know of the one record in `raw`: its digest, the length of its
+        completion, its shape. None where a closer look is needed."""
         try:
             record = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -49,16 +51,19 @@ class Gate:
         if pieces is None:
             return None
         # Each by itself: one text beyond ASCII would make a string of all of them slow to encode.
-        encoded = _BETWEEN.join([piece.encode() for piece in pieces])
-        if not _accounts_for_all_strings(raw, record, encoded.count(b'"')):
+        *prompt, completion = [piece.encode() for piece in pieces]
+        conversation = _BETWEEN.join(prompt)
+        if not _accounts_for_all_strings(raw, record, conversation.count(b'"') + completion.count(b'"')):
             return None
-        has_angle = b"<" in encoded
-        if (has_angle or b"[" in encoded) and may_hold_control_tokens(BETWEEN.join(pieces)):
+        has_angle = b"<" in conversation or b"<" in completion
+        has_bracket = b"[" in conversation or b"[" in completion
+        if (has_angle or has_bracket) and may_hold_control_tokens(BETWEEN.join(pieces)):
             return None
         images = record.get("images", _NO_IMAGES)
         if (has_angle or images is not _NO_IMAGES) and not self._are_clean_images(images, messages, data_path):
             return None
-        return digest(encoded, images), label
+        digest = SampleDigest(prompt_digest(conversation, images), completion_digest(completion))
+        return digest, len(pieces[-1]), Shape(label, len(messages), len(images), record.get("source") or "")
 
     def _are_clean_images(self, images: Any, messages: list[dict[str, str]], data_path: str) -> bool:
         if type(images) is not list:
@@ -70,7 +75,7 @@ class Gate:
 
 
 def _pieces(messages: list[Any]) -> list[str] | None:
-    """All roles, then all texts; None unless all is in order: types, roles, turns, no empty text."""
+    """The prompt's roles, then all texts; None unless all is in order: types, roles, turns, no empty text."""
     try:
         roles = [message["role"] for message in messages]
         texts = [message["content"] for message in messages]
@@ -82,7 +87,7 @@ def _pieces(messages: list[Any]) -> list[str] | None:
                 return None
     except (TypeError, KeyError, AttributeError):  # something is no object, no string, or not there
         return None
-    return roles + texts
+    return roles[:-1] + texts
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""One 64-bit number for what a sample says: prompt, images and completion, without its label.
+"""Numbers of 64 bits for what a sample says, and for its halves: the prompt with its images, and the completion.
 
 Samples with the same number are taken for the same sample: among 10 million different ones, two share a number by
 chance once in 370,000 datasets.
@@ -7,7 +7,7 @@ chance once in 370,000 datasets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 import xxhash
@@ -20,11 +20,27 @@ if TYPE_CHECKING:
 BETWEEN = "\x1f"  # ASCII unit separator
 """Stands between the roles and texts of a conversation that is written as one string."""
 
+_MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: odd, and far from any pattern
+_MASK = (1 << 64) - 1
 
-def digest(conversation: bytes, images: Sequence[str], tools: object = None) -> int:
-    """The number of a sample.
 
-    `conversation` is the roles, then the texts, in UTF-8 with `BETWEEN` them and placeholders for the images.
+class SampleDigest(NamedTuple):
+    """The numbers of a sample's halves."""
+
+    prompt: int
+    completion: int
+
+    @property
+    def whole(self) -> int:
+        """The number of the sample."""
+        return join_digests(self.prompt, self.completion)
+
+
+def prompt_digest(conversation: bytes, images: Sequence[str], tools: object = None) -> int:
+    """The number of a prompt.
+
+    `conversation` is the roles, then the texts of the prompt's messages, in UTF-8 with `BETWEEN` them and
+    placeholders for the images.
     """
     if images:
         conversation += BETWEEN.join(("\x1e", *images)).encode()
@@ -33,10 +49,23 @@ def digest(conversation: bytes, images: Sequence[str], tools: object = None) -> 
     return xxhash.xxh3_64_intdigest(conversation)
 
 
-def record_digest(record: Record) -> int:
-    """The number of a record, the same whichever way its contents are written."""
-    pieces = [*(message.role for message in record.messages), *map(message_text, record.messages)]
-    return digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None)
+def completion_digest(text: bytes) -> int:
+    """The number of a completion, from its text in UTF-8."""
+    return xxhash.xxh3_64_intdigest(text)
+
+
+def join_digests(prompt: int, completion: int) -> int:
+    """The number of a sample, from those of its halves."""
+    return (prompt * _MIX + completion) & _MASK
+
+
+def record_digest(record: Record) -> SampleDigest:
+    """The numbers of a record, the same whichever way its contents are written."""
+    pieces = [*(message.role for message in record.prompt), *map(message_text, record.prompt)]
+    return SampleDigest(
+        prompt_digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None),
+        completion_digest(message_text(record.completion).encode()),
+    )
 
 
 def message_text(message: Message) -> str:

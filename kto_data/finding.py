@@ -5,8 +5,11 @@ A finding is a value, never an exception: data is allowed to be wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+Scalar = str | int | float | bool
+"""What the data of a finding consists of."""
 
 
 class Severity(StrEnum):
@@ -49,6 +52,16 @@ class Finding:
     message: str
     record_id: str | None = None  # the record's own `id`, if it has one
     row_hash: str | None = None  # 16 hex digits over the raw bytes of the record
+    fingerprint: str = ""  # the same wherever the record stands and however it is spaced; see `fingerprint()`
+    quotes: tuple[str, ...] = ()  # pieces of `message` that are content of the record
+    data: tuple[tuple[str, Scalar], ...] = ()  # the numbers and names that `message` is made of, for machines
+
+    def redacted(self) -> Finding:
+        """The finding without a word of the record's content: for logs that more people read than the data."""
+        message = self.message
+        for quote in sorted(self.quotes, key=len, reverse=True):  # one quote may be part of another
+            message = message.replace(quote, f"[{len(quote)} characters]")
+        return replace(self, message=message, quotes=(), record_id=None)
 
     def sort_key(self) -> tuple[str, int, str, str]:
         """Order of printing: file, line, code, pointer."""

@@ -19,6 +19,7 @@ class Input:
 
     source: Source
     layout: Layout
+    split: str = "train"
 
 
 def open_inputs(

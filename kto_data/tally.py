@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-import xxhash
 
-from kto_data.digest import BETWEEN, digest, message_text
+from kto_data.digest import message_text, record_digest
 from kto_data.encode import Encoded
 from kto_data.manifest import LabelCounts, SplitCounts
 from kto_data.record import Record
@@ -111,7 +110,7 @@ class TallyBuilder:
             self._tally.truncated[label] += 1
         self._tally.by_source[record.source or "", label] += 1
         completion = message_text(record.completion)
-        completion_key = xxhash.xxh3_64_intdigest(completion.encode())
+        prompt_key, completion_key = record_digest(record)
         self._repeats[completion_key] += 1
         self._texts.setdefault(completion_key, completion[:_TEXT_CHARS])
         self._rows.append(
@@ -122,7 +121,7 @@ class TallyBuilder:
                 encoded.num_image_tokens,
                 len(encoded.images),
                 sum(image.width * image.height for image in encoded.images),
-                prompt_key(record),
+                prompt_key,
                 completion_key,
             )
         )
@@ -132,9 +131,3 @@ class TallyBuilder:
         self._tally.rows = np.array(self._rows, ROW_DTYPE)
         self._tally.completions = {key: self._texts[key] for key, _ in self._repeats.most_common(_MAX_TEXTS)}
         return self._tally
-
-
-def prompt_key(record: Record) -> int:
-    """A 64-bit number for all that the completion answers: messages, image paths and tools."""
-    pieces = [*(message.role for message in record.prompt), *map(message_text, record.prompt)]
-    return digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None)

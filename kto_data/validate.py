@@ -163,6 +163,7 @@ def _count(findings: Iterable[Finding], counts: dict[str, RuleCount]) -> None:
 class _Unit:
     chunk: Chunk
     layout: Layout
+    split: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class _ChunkReport:
 def _units(inputs: Sequence[Input]) -> Iterator[_Unit]:
     for entry in inputs:
         for chunk in entry.source.chunks(_ROWS_PER_CHUNK):
-            yield _Unit(chunk, entry.layout)
+            yield _Unit(chunk, entry.layout, entry.split)
 
 
 class _Worker:
@@ -188,14 +189,15 @@ class _Worker:
 
     def check(self, unit: _Unit) -> _ChunkReport:
         checker, gate = self._tools(unit.layout)
-        facts = ChunkFacts(unit.chunk.path)
+        facts = ChunkFacts(unit.chunk.path, unit.split)
         findings: list[Finding] = []
         num_rows = num_bad = 0
         for line in unit.chunk.lines():
             sample = gate.clean(line.raw, line.path)
             if sample is not None:
                 num_rows += 1
-                facts.add_sample(sample[0], line.number, sample[1])
+                digest, length, shape = sample
+                facts.add_sample(digest, line.number, length, shape)
                 if gate.format not in facts.formats:
                     facts.add_format(gate.format, line.number)
                 continue

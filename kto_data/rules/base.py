@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from kto_data.finding import Severity
+from kto_data.finding import Scalar, Severity
 from kto_data.image import ImageCheck
 
 Subject = TypeVar("Subject")
@@ -27,6 +27,17 @@ class Stage(StrEnum):
     IMAGE = "image"  # one image reference of a record: an `ImageProbe`
     DATASET = "dataset"  # all records together: `DatasetFacts`
     CONFIG = "config"  # what the user asked for: `ConfigFacts`
+    TOKENS = "tokens"  # one sound record with the model's processor: `TokenFacts`
+
+
+class Requirement(StrEnum):
+    """What a rule cannot run without, besides images looked at closely enough; the words say how to provide it."""
+
+    MODEL = "needs --model"
+    MAX_LENGTH = "needs --model and --max-length"
+    BATCH_SIZE = "needs --batch-size"
+    EVAL_SPLIT = "needs an eval split (--split eval=FILE)"
+    TRAIN_CONFIG = "needs --train-config"
 
 
 class Fix(StrEnum):
@@ -52,6 +63,8 @@ class Defect:
     path: str | None = None
     line: int | None = None
     severity: Severity | None = None
+    quotes: tuple[str, ...] = ()
+    data: tuple[tuple[str, Scalar], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,7 @@ class Rule(Generic[Subject]):
     fix: Fix
     default: bool
     needs: ImageCheck  # how closely images must be looked at for the rule to run; OFF for rules of other stages
+    requires: Requirement | None  # what else must be given
     check: Callable[[Subject], Iterator[Defect]]
 
     @property
@@ -86,6 +100,7 @@ def rule(
     fix: Fix = Fix.NONE,
     default: bool = True,
     needs: ImageCheck = ImageCheck.OFF,
+    requires: Requirement | None = None,
 ) -> Callable[[Callable[[Subject], Iterator[Defect]]], Rule[Subject]]:
     """Make a rule of a function. `default=False`: only when selected."""
 
@@ -98,6 +113,7 @@ def rule(
             fix=fix,
             default=default,
             needs=needs,
+            requires=requires,
             check=check,
         )
 

@@ -1,16 +1,19 @@
 """What rules look at besides a row: one image, the whole dataset, the user's mapping.
 
-Of the whole dataset only hashes are kept: 16 bytes a sample.
+Of the whole dataset only numbers are kept: 28 bytes a sample, and counts.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
+from kto_data.digest import SampleDigest, join_digests
 from kto_data.image import ImageProbe, PixelBudget
 
 _MANY = 1_000_000  # samples from which grouping in Python would take gigabytes
@@ -24,23 +27,40 @@ class ImageFacts:
     budget: PixelBudget
 
 
+class Shape(NamedTuple):
+    """What is counted of samples, rather than kept of each."""
+
+    label: bool
+    num_messages: int
+    num_images: int
+    source: str  # empty where the record names none
+
+
 @dataclass(slots=True)
 class ChunkFacts:
-    """What one unit of work learnt of one file; cheap to hand to another process."""
+    """What one unit of work learnt of one file; cheap to hand to another process.
+
+    Of a sample it keeps 28 bytes, in arrays of one length.
+    """
 
     path: str
-    digests: array[int] = field(default_factory=lambda: array("Q"))  # 64-bit hash of prompt, images and completion
+    split: str = "train"
+    prompts: array[int] = field(default_factory=lambda: array("Q"))  # 64-bit numbers, see `kto_data.digest`
+    completions: array[int] = field(default_factory=lambda: array("Q"))
     places: array[int] = field(default_factory=lambda: array("Q"))  # line number * 2 + label
-    num_desirable: int = 0
+    lengths: array[int] = field(default_factory=lambda: array("I"))  # of completions, in characters
+    shapes: Counter[Shape] = field(default_factory=Counter)
     formats: dict[str, int] = field(default_factory=dict)  # format -> its first line
     num_unmapped: int = 0  # records whose images the column mapping leaves out
     first_unmapped: int = 0  # the line of the first of them
 
-    def add_sample(self, digest: int, line: int, label: bool) -> None:
-        """Note one sample that satisfies the schema."""
-        self.digests.append(digest)
-        self.places.append(line * 2 + label)
-        self.num_desirable += label
+    def add_sample(self, digest: SampleDigest, line: int, length: int, shape: Shape) -> None:
+        """Note one sample that satisfies the schema. `length`: characters of its completion."""
+        self.prompts.append(digest.prompt)
+        self.completions.append(digest.completion)
+        self.places.append(line * 2 + shape.label)
+        self.lengths.append(length)
+        self.shapes[shape] += 1
 
     def add_format(self, name: str, line: int) -> None:
         """Note the format of a record."""
@@ -72,12 +92,15 @@ class DatasetFacts:
     """All samples together: fed chunk by chunk in the order of the data, then read by the rules."""
 
     def __init__(self) -> None:
-        self.num_desirable = 0
         self.formats: dict[str, tuple[str, int]] = {}  # format -> where it occurs first
-        self._digests: array[int] = array("Q")
+        self.prompts: array[int] = array("Q")
+        self.completions: array[int] = array("Q")
+        self.lengths: array[int] = array("I")
+        self.shapes: Counter[Shape] = Counter()
         self._places: array[int] = array("Q")
         self._starts: list[int] = []  # index of the first sample of each run of one file
         self._paths: list[str] = []  # the file of each run
+        self._splits: list[str] = []  # and its split
         self._unmapped: dict[str, tuple[int, int]] = {}
 
     def extend(self, chunk: ChunkFacts) -> None:
@@ -85,14 +108,22 @@ class DatasetFacts:
         if not self._paths or self._paths[-1] != chunk.path:
             self._starts.append(len(self._places))
             self._paths.append(chunk.path)
-        self._digests.extend(chunk.digests)
+            self._splits.append(chunk.split)
+        self.prompts.extend(chunk.prompts)
+        self.completions.extend(chunk.completions)
+        self.lengths.extend(chunk.lengths)
+        self.shapes.update(chunk.shapes)
         self._places.extend(chunk.places)
-        self.num_desirable += chunk.num_desirable
         for name, line in chunk.formats.items():
             self.formats.setdefault(name, (chunk.path, line))
         if chunk.num_unmapped:
             first, count = self._unmapped.get(chunk.path, (chunk.first_unmapped, 0))
             self._unmapped[chunk.path] = (first, count + chunk.num_unmapped)
+
+    @property
+    def num_desirable(self) -> int:
+        """Samples labelled true."""
+        return sum(count for shape, count in self.shapes.items() if shape.label)
 
     @property
     def num_samples(self) -> int:
@@ -120,22 +151,24 @@ class DatasetFacts:
 
     @cached_property
     def _repeated(self) -> list[list[Place]]:
+        digests = array("Q", map(join_digests, self.prompts, self.completions))
         groups: dict[int, list[Place]] = {}
-        for index in self._repeated_indices():
-            groups.setdefault(self._digests[index], []).append(self._place(index))
+        for index in _repeated_indices(digests):
+            groups.setdefault(digests[index], []).append(self._place(index))
         return list(groups.values())
-
-    def _repeated_indices(self) -> Iterator[int]:
-        if self.num_samples >= _MANY:
-            import polars  # a third of a second to load, which small datasets need not pay
-
-            return iter(polars.Series(self._digests, dtype=polars.UInt64).is_duplicated().arg_true().to_list())
-        seen: set[int] = set()
-        again: set[int] = set()
-        for digest in self._digests:
-            (again if digest in seen else seen).add(digest)
-        return (index for index, digest in enumerate(self._digests) if digest in again) if again else iter(())
 
     def _place(self, index: int) -> Place:
         place = self._places[index]
         return Place(self._paths[bisect_right(self._starts, index) - 1], place >> 1, bool(place & 1))
+
+
+def _repeated_indices(digests: array[int]) -> Iterator[int]:
+    if len(digests) >= _MANY:
+        import polars  # a third of a second to load, which small datasets need not pay
+
+        return iter(polars.Series(digests, dtype=polars.UInt64).is_duplicated().arg_true().to_list())
+    seen: set[int] = set()
+    again: set[int] = set()
+    for digest in digests:
+        (again if digest in seen else seen).add(digest)
+    return (index for index, digest in enumerate(digests) if digest in again) if again else iter(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,35 @@ def test_finding_has_its_whole_address() -> None:
         message='the label is the string "yes", must be true or false',
         record_id="a",
         row_hash=finding.row_hash,
+        fingerprint=finding.fingerprint,
     )
     assert finding.row_hash is not None
-    assert len(finding.row_hash) == 16
+    assert (len(finding.row_hash), len(finding.fingerprint)) == (16, 32)
+
+
+def test_fingerprint_outlasts_spaces_order_of_keys_and_place_but_no_other_change() -> None:
+    checker = LineChecker(Layout(), CheckSettings())
+
+    def fingerprint(line: Line) -> str:
+        (finding,) = checker.check(line).findings
+        return finding.fingerprint
+
+    row = make_record(label="yes")
+    same = fingerprint(_line(row))
+    assert fingerprint(_line(json.dumps(dict(reversed(row.items())), indent=1).encode(), number=9)) == same
+    assert fingerprint(_line(row, path="moved.jsonl")) == same
+    assert fingerprint(_line({**row, "label": "no"})) != same
+    assert fingerprint(_line({**row, "id": "other"})) != same
+
+
+def test_redacted_finding_has_no_word_of_the_record() -> None:
+    location = Location(path="a.jsonl", line=1)
+    finding = Finding(
+        code="KTO309", severity=Severity.ERROR, location=location, message="holds 'abc' and 'abcd'",
+        record_id="mine", quotes=("abc", "abcd"),
+    )  # fmt: skip
+    assert finding.redacted().message == "holds '[3 characters]' and '[4 characters]'"
+    assert finding.redacted().record_id is None
 
 
 def test_row_that_is_broken_in_many_places_gives_every_finding() -> None:

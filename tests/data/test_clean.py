@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_rules import CASES, FIXTURES, run_case
 
-from kto_data.check import CheckSettings, LineChecker
+from kto_data.check import CheckSettings, LineChecker, describe
 from kto_data.clean import Gate
-from kto_data.digest import record_digest
 from kto_data.formats import Format, Layout
 from kto_data.rules import ALL_RULES
 from kto_data.source import Line
@@ -36,7 +35,7 @@ def _hold_law(raw: bytes, checker: LineChecker = _CHECKER, path: str = "data.jso
         return False
     checked = checker.check(_line(raw, path))
     assert checked.findings == ()
-    assert [(record_digest(item.record), item.record.label) for item in checked.samples] == [sample]
+    assert [describe(item.record) for item in checked.samples] == [sample]
     return True
 
 
