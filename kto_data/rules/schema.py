@@ -189,7 +189,7 @@ def mixed_formats(facts: DatasetFacts) -> Iterator[Defect]:
     Bad:  one record with `messages`, the next with `prompt` and `completion`
     Good: one format throughout
     """
-    first, *others = facts.formats.items()
+    first, *others = facts.formats.items() or [("", ("", 0))]  # no format at all: no record could be read
     for name, (path, line) in others:
         yield Defect(f"the format is {name} here, but {first[0]} at {first[1][0]}:{first[1][1]}", path=path, line=line)
 

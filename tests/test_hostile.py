@@ -1,0 +1,21 @@
+"""Data is untrusted: no bytes crash a run, hang it, fetch anything, leave the image root or fill the memory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+import laws
+
+_LINES = {"no format at all": b"", "no JSON": b"x"}
+"""What fuzzing found, and what it might."""
+
+
+@pytest.mark.parametrize("raw", _LINES.values(), ids=_LINES.keys())
+def test_lines_hold_the_laws(raw: bytes) -> None:
+    for layout in range(len(laws.LAYOUTS)):
+        for every_rule in (False, True):
+            laws.hold_line_laws(raw, layout, every_rule=every_rule)
