@@ -12,24 +12,29 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from kto_data.image_header import HEAD_BYTES, HeaderFacts, png_says_more_behind_pixels, read_facts
+
 DEFAULT_MAX_PIXELS = 16_777_216
 """Pixels above which an image is pointed out where no budget is given (4096 x 4096)."""
 DEFAULT_MIN_PIXELS = 784
 """Pixels under which an image is pointed out where no budget is given (28 x 28, one merged patch of many models)."""
-BOMB_PIXELS = 2 * 89_478_485
-"""Pixels above which a header is taken for a decompression bomb and the image is never decoded (Pillow's limit)."""
+BOMB_PIXELS = 89_478_485
+"""Pixels above which a header is taken for a decompression bomb and the image is never decoded: where Pillow warns of
+one. As RGB that is 256 MiB, so that two processes stay well under a gigabyte."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSING_ORIENTATIONS = frozenset({5, 6, 7, 8})
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW  # what was looked at, should it have changed
 _END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
 
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, ZeroDivisionError, MemoryError)
@@ -68,6 +73,7 @@ class ImageHeader:
     orientation: int  # EXIF, 1 to 8; 1 is upright
     num_frames: int
     num_bytes: int
+    has_transparency: bool = False  # an alpha channel, or a colour that counts as transparent
 
     @property
     def pixels(self) -> int:
@@ -124,20 +130,42 @@ def probe(given: str, root: Path, check: ImageCheck) -> ImageProbe:
         return ImageProbe(given=given, tried=given, status=ProbeStatus.REMOTE)
     tried = os.path.join(root, given)
     try:
-        real = os.path.realpath(tried)
-    except (OSError, ValueError) as error:  # a NUL byte in the path, a name too long
-        return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_FOUND, detail=str(error))
-    if os.path.commonpath([root, real]) != str(root):
+        folder = _real_folder(os.path.dirname(tried))
+        name = os.path.basename(tried)
+        info = os.lstat(os.path.join(folder, name))
+        if name in ("", ".", "..") or stat.S_ISLNK(info.st_mode):
+            real = os.path.realpath(tried)
+            info = os.stat(real)
+        else:
+            real = os.path.join(folder, name)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        return _not_found(given, tried, str(root), error)
+    if not _is_inside(real, str(root)):
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.ESCAPES_ROOT, detail=real)
-    try:
-        info = os.stat(real)
-    except (OSError, ValueError) as error:
-        return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_FOUND, detail=_reason(error))
     if not stat.S_ISREG(info.st_mode):
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_REGULAR, detail=_kind(info.st_mode))
     if check is ImageCheck.STAT:
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.OK)
     return _probe_content(given, real, info.st_size, check)
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(path: str) -> str:
+    """`path` without symbolic links; images of a dataset lie in few folders, and resolving one takes a while."""
+    return os.path.realpath(path)
+
+
+def _not_found(given: str, tried: str, root: str, error: OSError | ValueError) -> ImageProbe:
+    # Also of what is not there it is said first that it would be outside.
+    with suppress(OSError, ValueError):
+        real = os.path.realpath(tried)
+        if not _is_inside(real, root):
+            return ImageProbe(given=given, tried=tried, status=ProbeStatus.ESCAPES_ROOT, detail=real)
+    return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_FOUND, detail=_reason(error))
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path.startswith(root if root.endswith(os.sep) else root + os.sep) or path == root
 
 
 def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> ImageProbe:
@@ -147,16 +175,22 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
     if num_bytes == 0:
         return result(ProbeStatus.UNREADABLE, detail="the file is empty")
     try:
-        with open(path, "rb") as file:
+        descriptor = os.open(path, _OPEN_FLAGS)
+        try:
+            head = os.read(descriptor, HEAD_BYTES)
             try:
-                header = read_header(file, num_bytes)
+                header = _read_header(head, descriptor, num_bytes)
             except UnidentifiedImageError:
                 return result(ProbeStatus.UNREADABLE, detail="not an image of a known type")
             except _DECODE_ERRORS as error:
                 return result(ProbeStatus.UNREADABLE, detail=_reason(error))
             marker = _END_MARKERS.get(header.format)
-            if marker is not None and marker not in _tail(file, num_bytes):
-                return result(ProbeStatus.TRUNCATED, header, f"the {header.format} end marker is missing")
+            if marker is not None:
+                tail = head if num_bytes <= len(head) else _tail(descriptor, num_bytes)
+                if marker not in tail:
+                    return result(ProbeStatus.TRUNCATED, header, f"the {header.format} end marker is missing")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         return result(ProbeStatus.UNREADABLE, detail=_reason(error))
     if check is ImageCheck.DECODE and header.pixels <= BOMB_PIXELS:
@@ -167,25 +201,61 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
     return result(ProbeStatus.OK, header)
 
 
-def read_header(file: IO[bytes], num_bytes: int) -> ImageHeader:
-    """The header of an open image file; no pixel is decoded.
+def _read_header(head: bytes, descriptor: int, num_bytes: int) -> ImageHeader:
+    facts = read_facts(head, lambda offset, count: os.pread(descriptor, count, offset))
+    if facts is None:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            return read_header(file, num_bytes)
+    return _upright(facts, num_frames=1, num_bytes=num_bytes)
 
-    Raises `PIL.UnidentifiedImageError` for what is no image, and what Pillow raises on damaged headers.
+
+def read_header(file: IO[bytes], num_bytes: int) -> ImageHeader:
+    """The header of an open image file, by Pillow.
+
+    No pixel is decoded, save of a PNG that is no bomb and has metadata behind its pixels. Raises
+    `PIL.UnidentifiedImageError` for what is no image, and what Pillow raises on damaged headers.
     """
     with _without_bomb_limit(), Image.open(file) as image:
-        width, height = image.size
-        orientation = _orientation(image)
-        if orientation in _TRANSPOSING_ORIENTATIONS:
-            width, height = height, width
-        return ImageHeader(
-            width=width,
-            height=height,
+        facts = HeaderFacts(
             format=image.format or "",
             mode=image.mode,
-            orientation=orientation,
-            num_frames=getattr(image, "n_frames", 1),
-            num_bytes=num_bytes,
+            width=image.width,
+            height=image.height,
+            orientation=_orientation(image, may_decode=not _is_turned_in_front(image, file)),
+            has_transparency="A" in image.mode or "transparency" in image.info,
         )
+        return _upright(facts, num_frames=getattr(image, "n_frames", 1), num_bytes=num_bytes)
+
+
+def _is_turned_in_front(image: Image.Image, file: IO[bytes]) -> bool:
+    """Whether the orientation can be told without the pixels."""
+    if image.format != "PNG" or image.width * image.height > BOMB_PIXELS:
+        return True
+
+    def read_at(offset: int, count: int) -> bytes:
+        file.seek(offset)
+        return file.read(count)
+
+    position = file.tell()
+    try:
+        return not png_says_more_behind_pixels(read_at)
+    finally:
+        file.seek(position)
+
+
+def _upright(facts: HeaderFacts, *, num_frames: int, num_bytes: int) -> ImageHeader:
+    is_turned = facts.orientation in _TRANSPOSING_ORIENTATIONS
+    return ImageHeader(
+        width=facts.height if is_turned else facts.width,
+        height=facts.width if is_turned else facts.height,
+        format=facts.format,
+        mode=facts.mode,
+        orientation=facts.orientation,
+        num_frames=num_frames,
+        num_bytes=num_bytes,
+        has_transparency=facts.has_transparency,
+    )
 
 
 def load_upright(path: str | Path) -> Image.Image:
@@ -234,18 +304,19 @@ def blank(size: tuple[int, int]) -> Image.Image:
     return Image.new("RGB", size)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, *, may_decode: bool = True) -> int:
     """EXIF orientation; 1 where there is none, or none that can be read: such an image is taken as it lies."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        # A PNG's own `getexif` decodes all pixels, in search of what may stand behind them.
+        exif = image.getexif() if may_decode else Image.Image.getexif(image)
+        value = exif.get(_EXIF_ORIENTATION, 1)
     except _DECODE_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _tail(file: IO[bytes], num_bytes: int) -> bytes:
-    file.seek(max(0, num_bytes - _END_WINDOW))
-    return file.read()
+def _tail(descriptor: int, num_bytes: int) -> bytes:
+    return os.pread(descriptor, _END_WINDOW, max(0, num_bytes - _END_WINDOW))
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def decompression_bomb(image: ImageFacts) -> Iterator[Defect]:
     A file of some kilobytes can claim gigapixels. The header is believed, and the image is never decoded.
 
     Bad:  a PNG of 40 kB that claims 60,000 x 60,000
-    Good: at most 178,956,970 pixels
+    Good: at most 89,478,485 pixels
     """
     header = image.probe.header
     if header and header.pixels > BOMB_PIXELS:
