@@ -64,11 +64,11 @@ def ids_from_pixels(processor: Processor, paths: list[Path]) -> list[list[int]]:
     """What a collator does for each row: decode, run the processor, take the ids."""
     ids = []
     for path in paths:
-        rendered = processor.render(record_of(path))
+        prompt_text, completion_text = processor.render(record_of(path)).split()
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-        prompt = processor.processing_class(images=[[upright]], text=[rendered.prompt], add_special_tokens=False)
-        ids.append(prompt["input_ids"][0] + processor.tokenize([rendered.completion])[0])
+        prompt = processor.processing_class(images=[[upright]], text=[prompt_text], add_special_tokens=False)
+        ids.append(prompt["input_ids"][0] + processor.tokenize([completion_text])[0])
     return ids
 
 

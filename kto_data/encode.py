@@ -8,12 +8,15 @@ Nothing is cut but the tail of a completion, and that only where the user asked 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from kto_data.finding import Scalar
 from kto_data.policy import TooLong
 from kto_data.processor import ImageSpan, Processor, Rendered, common_prefix_length
-from kto_data.record import Record
+from kto_data.record import Message, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,9 @@ class Refused:
     code: str
     message: str
     pointer: str = ""  # JSON Pointer in canonical spelling
+    num_tokens: int = 0  # length of the sequence; 0 where the refusal came before it was known
+    quotes: tuple[str, ...] = ()  # pieces of `message` that may be content of the record
+    data: tuple[tuple[str, Scalar], ...] = ()
 
 
 OVER_MAX_LENGTH = "KTO501"
@@ -101,13 +107,21 @@ class Encoder:
             return Refused(MODEL_WITHOUT_IMAGES, f"the record has images, and {self.processor.model} takes none")
         tokens = self.processor.control_tokens_in(sample.record)
         if tokens:
-            return Refused(CONTROL_TOKEN, f"the text holds the model's control token {tokens[0]}", "/messages")
+            index, token = tokens[0]
+            where = f"/messages/{index}/content"
+            return Refused(CONTROL_TOKEN, f"the text holds the control token {token}", where, data=(("token", token),))
         try:
             rendered = self.processor.render(sample.record)
         except ValueError as error:
-            return Refused(TEMPLATE_REFUSES, str(error), "/messages")
+            # A template may put anything into its complaint, the text of a message too.
+            reason = str(error)
+            message, quotes = f"the chat template refuses it: {reason}", (reason,) if reason else ()
+            return Refused(TEMPLATE_REFUSES, message, "/messages", quotes=quotes)
+        lost = what_is_lost(sample.record, rendered)
+        if lost is not None:
+            return lost
         if not self.processor.has_images:
-            return _Prepared((), (rendered.prompt, rendered.completion))
+            return _Prepared((), (rendered.alone, rendered.whole))
         return self._prepare_with_images(sample, rendered)
 
     def _prepare_with_images(self, sample: Sample, rendered: Rendered) -> _Prepared | Refused:
@@ -118,15 +132,16 @@ class Encoder:
             except ValueError as error:
                 size = f"{image.width}x{image.height}"
                 return Refused(IMAGE_REFUSED, f"the processor refuses an image of {size}: {error}", f"/images/{index}")
+        prompt, completion = rendered.split()
         try:
-            prompt = self.processor.expand(rendered.prompt, spans)
+            prompt = self.processor.expand(prompt, spans)
         except ValueError as error:
             return Refused(TEMPLATE_REFUSES, str(error), "/messages")
         images = tuple(
             ImageRef(image.path, image.sha256, image.width, image.height, span.num_tokens)
             for image, span in zip(sample.images, spans, strict=True)
         )
-        return _Prepared(images, (prompt, rendered.completion))
+        return _Prepared(images, (prompt, completion))
 
     def _finish(self, item: _Prepared, first: list[int], second: list[int]) -> Encoded | Refused:
         if self.processor.has_images:
@@ -142,19 +157,58 @@ class Encoder:
         return self._fit(encoded, self.max_length)
 
     def _fit(self, encoded: Encoded, max_length: int) -> Encoded | Refused:
-        num_prompt, num_images = len(encoded.prompt_ids), encoded.num_image_tokens
+        num_prompt, num_images, num_tokens = len(encoded.prompt_ids), encoded.num_image_tokens, encoded.num_tokens
+        data = (("tokens", num_tokens), ("max_length", max_length))
         if num_images >= max_length:
             message = f"its images alone are {num_images:,} tokens, of {max_length:,} allowed"
-            return Refused(IMAGE_TOKENS_OVER_MAX_LENGTH, message, "/images")
+            return Refused(IMAGE_TOKENS_OVER_MAX_LENGTH, message, "/images", num_tokens, data=data)
         if num_prompt >= max_length:
             message = f"its prompt alone is {num_prompt:,} tokens, of {max_length:,} allowed"
-            return Refused(PROMPT_FILLS_MAX_LENGTH, message, "/messages")
+            return Refused(PROMPT_FILLS_MAX_LENGTH, message, "/messages", num_tokens, data=data)
         if self.too_long is not TooLong.TRUNCATE_COMPLETION:
-            message = f"it is {encoded.num_tokens:,} tokens, of {max_length:,} allowed"
-            return Refused(OVER_MAX_LENGTH, message, "/messages")
+            message = f"it is {num_tokens:,} tokens, of {max_length:,} allowed"
+            return Refused(OVER_MAX_LENGTH, message, "/messages", num_tokens, data=data)
         kept = encoded.completion_ids[: max_length - num_prompt]
         num_cut = len(encoded.completion_ids) - len(kept)
         return Encoded(encoded.prompt_ids, kept, encoded.images, num_cut=num_cut)
+
+
+def what_is_lost(record: Record, rendered: Rendered) -> Refused | None:
+    """The refusal of a record that the chat template does not write whole; None where it does.
+
+    Templates may trim texts, move the system message, spell a tool's answer as JSON, and leave out what an assistant
+    thought in earlier turns; everything else that a message says must be there, in the order of the messages.
+    """
+    position = 0
+    for index, message in enumerate(record.messages):
+        for text in _texts(message, is_completion=message is record.completion):
+            found = rendered.whole.find(text, 0 if message.role == "system" else position)
+            if found < 0 and message.role == "tool":
+                text = json.dumps(text, ensure_ascii=False)[1:-1]
+                found = rendered.whole.find(text, position)
+            if found < 0:
+                told = f"the chat template leaves out text of message {index + 1} ({message.role})"
+                return Refused(TEMPLATE_REFUSES, told, f"/messages/{index}")
+            if message.role != "system":
+                position = found + len(text)
+    if not rendered.whole.startswith(rendered.alone.rstrip()):
+        told = "the prompt by itself is rendered otherwise than before the completion: it is not what would be trained"
+        return Refused(TEMPLATE_REFUSES, told, "/messages")
+    return None
+
+
+_THOUGHT = re.compile(r"</?think>")
+
+
+def _texts(message: Message, *, is_completion: bool) -> Iterator[str]:
+    """The pieces of a message that a chat template must write as they are."""
+    for part in message.parts():
+        if part.type == "text":
+            # What was thought and what was answered are set apart by each template in its own way.
+            pieces = _THOUGHT.split(part.text) if message.role == "assistant" else [part.text]
+            for piece in pieces if is_completion else pieces[-1:]:
+                if piece.strip():
+                    yield piece.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,13 @@ _PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
 class Rendered:
     """A record as the chat template writes it; image placeholders are not expanded yet."""
 
-    prompt: str
-    completion: str
+    alone: str  # the prompt by itself, ready for an answer
+    whole: str  # the prompt with its completion
+
+    def split(self) -> tuple[str, str]:
+        """Prompt and completion: the longest common beginning of the two, and the rest of the whole."""
+        num_shared = common_prefix_length(self.alone, self.whole)
+        return self.whole[:num_shared], self.whole[num_shared:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +81,21 @@ class Processor:
     # -- text ---------------------------------------------------------------------------------------------------
 
     def render(self, record: Record) -> Rendered:
-        """The prompt and the completion as the chat template writes them.
+        """The prompt and the conversation as the chat template writes them.
 
-        For a model with images this is what TRL's vision collator renders: the longest common beginning of the
-        prompt alone and the prompt with its completion, then the rest. (TRL's collator leaves `tools` out; here
-        they are rendered, as TRL's text path does.)
-
-        For a text model, `prompt` is the prompt alone and `completion` the *whole* conversation: TRL's tokenizing
-        step splits their ids, not their text.
+        They are what TRL renders. Its vision collator splits them where the texts part (`Rendered.split`); its
+        tokenizing step for text models splits their ids. (The collator leaves `tools` out; here they are rendered,
+        as TRL's text path does.)
 
         Raises `ValueError` when the template refuses the record.
         """
         prompt_messages = [self._template_message(message) for message in record.prompt]
         messages = [*prompt_messages, self._template_message(record.completion)]
         ends_open = record.prompt[-1].role == "assistant" and self.has_images
-        prompt = self._apply_template(
+        alone = self._apply_template(
             record, prompt_messages, add_generation_prompt=not ends_open, continue_final_message=ends_open
         )
-        whole = self._apply_template(record, messages)
-        if not self.has_images:
-            return Rendered(prompt, whole)
-        num_shared = common_prefix_length(prompt, whole)
-        return Rendered(whole[:num_shared], whole[num_shared:])
+        return Rendered(alone, self._apply_template(record, messages))
 
     def _apply_template(self, record: Record, messages: list[dict[str, Any]], **options: bool) -> str:
         # Templates are the model author's code: Jinja raises its own errors, `raise_exception` in a template too,
@@ -113,7 +111,7 @@ class Processor:
                 **(record.chat_template_kwargs or {}),
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise ValueError(f"the chat template refuses it: {error}") from error
+            raise ValueError(str(error)) from error
         return str(text)
 
     def _template_message(self, message: Message) -> dict[str, Any]:
@@ -125,13 +123,19 @@ class Processor:
             return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
         return {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
 
-    def control_tokens_in(self, record: Record) -> list[str]:
-        """The model's own special tokens that stand in the texts of a record.
+    def control_tokens_in(self, record: Record) -> list[tuple[int, str]]:
+        """The model's own special tokens that stand in the texts of a record, each with the index of its message.
 
         Its tokenizer would take them for what they look like: the end of a message, or the place of an image.
         """
-        texts = (part.text for message in record.messages for part in message.parts() if part.type == "text")
-        return list(dict.fromkeys(token for text in texts for token in self._special_tokens.findall(text)))
+        texts = (
+            (index, part.text)
+            for index, message in enumerate(record.messages)
+            for part in message.parts()
+            if part.type == "text"
+        )
+        found = ((index, token) for index, text in texts for token in self._special_tokens.findall(text))
+        return list(dict.fromkeys(found))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, with no special tokens added: templates write their own.

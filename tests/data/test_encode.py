@@ -125,8 +125,8 @@ def test_tools_and_template_arguments_reach_the_template(tiny_model: TinyModel) 
     plain = make_record(messages=[user("hi"), assistant("yo")])
     with_tools = Record.model_validate_json(orjson.dumps({**plain, "tools": [tool]}))
     rendered = processor.render(with_tools)
-    assert "weather" in rendered.prompt
-    assert rendered.completion.startswith(rendered.prompt)
+    assert "weather" in rendered.alone
+    assert rendered.whole.startswith(rendered.alone)
 
 
 def test_images_are_refused_by_a_text_model(tiny_model: TinyModel) -> None:
