@@ -7,15 +7,12 @@ Every line that is read is either kept, or dropped under the code of a rule; whi
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-import orjson
 
 from kto_data.check import CheckedLine, CheckedRecord, CheckSettings, LineChecker, note_shape
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, ImageRef, Refused, Sample
@@ -25,6 +22,7 @@ from kto_data.image import ImageCheck, PixelBudget
 from kto_data.manifest import Shard
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import load_processor
+from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
 from kto_data.shard import CachedRow, write_shard
 from kto_data.source import Chunk, Line
@@ -155,12 +153,7 @@ class _Output:
     def reject(self, line: Line, codes: list[str], labels: Iterable[bool | None]) -> None:
         for label in labels:
             self.tally.drop(codes[0], label)
-        entry: dict[str, object] = {"file": line.path, "line": line.number, "rules": codes}
-        try:
-            entry["raw"] = line.raw.decode()
-        except UnicodeDecodeError:
-            entry["raw_base64"] = base64.b64encode(line.raw).decode()
-        self.rejects.append(orjson.dumps(entry))
+        self.rejects.append(reject_entry(line, codes))
 
 
 _builder: Builder | None = None

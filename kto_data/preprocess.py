@@ -40,9 +40,10 @@ from kto_data.processor import Processor, load_processor
 from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, output_lock, publish
 from kto_data.report.balance import BalanceReport, balance_report
 from kto_data.rules.facts import DatasetFacts
-from kto_data.shard import write_dataset_files, write_whole, writing_to
+from kto_data.shard import write_dataset_files
 from kto_data.source import Chunk, SourceKind
 from kto_data.tally import Tally
+from kto_data.writing import write_whole, writing_to
 
 _WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
 """Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""

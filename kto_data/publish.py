@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kto_data.errors import UsageError
 from kto_data.manifest import MANIFEST_NAME, Manifest
-from kto_data.shard import write_whole, writing_to
+from kto_data.writing import write_whole, writing_to
 
 REPORT_NAME = "report.json"
 REJECTS_NAME = "rejects.jsonl"

@@ -116,11 +116,16 @@ class Row:
     @property
     def row_hash(self) -> str:
         """16 hex digits over the raw bytes of the line."""
-        return xxhash.xxh3_64_hexdigest(self.line.raw)
+        return hash_row(self.line.raw)
 
     def user_pointer(self, canonical: str) -> str:
         """A JSON Pointer into `value` as a pointer into the record as the user wrote it."""
         return user_pointer(self.pointers, canonical)
+
+
+def hash_row(raw: bytes) -> str:
+    """16 hex digits over the raw bytes of a line."""
+    return xxhash.xxh3_64_hexdigest(raw)
 
 
 def _view(index: int, message: dict[str, Any]) -> MessageView:

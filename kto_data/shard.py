@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from kto_data.encode import Encoded
-from kto_data.errors import InputError
 from kto_data.manifest import Shard
+from kto_data.writing import write_whole
 
 _ROWS_PER_BATCH = 1000  # rows of one Arrow record batch; what `datasets` seeks by
 
@@ -89,32 +87,6 @@ def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
     content = sink.getvalue().to_pybytes()
     write_whole(folder / name, content)
     return Shard(path=name, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either there with all of `content`, or as it was before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing_to(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Makes of a full disk or a missing permission an `InputError` that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}", hint="free some space, or write to another folder"
-        ) from None
 
 
 def write_dataset_files(folder: Path, splits: Mapping[str, Sequence[str]], fingerprint: str) -> None:

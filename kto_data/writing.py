@@ -1,0 +1,70 @@
+"""Files that are there whole or not at all: a temporary file in the same folder, synced and renamed."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from kto_data.errors import InputError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either there with all of `content`, or as it was before."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to. Where the block ends well it takes the place of the one at `path` and has its mode; where
+    not, nothing has changed.
+
+    Raises `InputError` when the disk is full or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing_to(path):
+        try:
+            with open(temporary, "wb") as file:
+                if path.exists():
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def compressed_for(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
+    """A file to write to: what is written goes to `file`, compressed as the suffix of `name` says.
+
+    The bytes depend on what is written alone, not on the time.
+    """
+    if name.lower().endswith(".gz"):
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+            yield cast("BinaryIO", packed)
+    elif name.lower().endswith(".zst"):
+        import zstandard
+
+        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packer:
+            yield cast("BinaryIO", packer)
+    else:
+        yield file
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Makes of a full disk or a missing permission an `InputError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}", hint="free some space, or write to another folder"
+        ) from None
