@@ -7,17 +7,18 @@ training collator all take both from here, so that the tokens counted are the to
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -35,6 +36,8 @@ _EXIF_ORIENTATION = 0x0112
 _TRANSPOSING_ORIENTATIONS = frozenset({5, 6, 7, 8})
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW  # what was looked at, should it have changed
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+_SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that saving as JPEG may add
 _END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
 
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, ZeroDivisionError, MemoryError)
@@ -60,6 +63,7 @@ class ProbeStatus(StrEnum):
     NOT_REGULAR = "not a regular file"  # a directory, a FIFO, a device: never opened
     UNREADABLE = "unreadable"  # empty, of an unknown type, or no image
     TRUNCATED = "truncated"  # a known type whose end is missing
+    IO_ERROR = "io error"  # there, it seems, but the system would not show it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,7 @@ class ImageProbe:
     status: ProbeStatus
     header: ImageHeader | None = None
     detail: str = ""
+    is_blank: bool | None = None  # all of one colour; None where it was not decoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,27 +125,26 @@ class PixelBudget:
         return width, height
 
 
-def probe(given: str, root: Path, check: ImageCheck) -> ImageProbe:
+def probe(given: str, root: str | Path, check: ImageCheck) -> ImageProbe:
     """Look at the image `given` under `root`, as closely as `check` says.
 
     Data is untrusted: nothing outside the root is opened, nothing but a regular file is opened, nothing is fetched,
     and no bomb is decoded. `root` must be resolved.
     """
-    if "://" in given or given.startswith("data:"):
+    if ":" in given and ("://" in given or given.startswith("data:")):
         return ImageProbe(given=given, tried=given, status=ProbeStatus.REMOTE)
+    root = os.fspath(root)
     tried = os.path.join(root, given)
     try:
-        folder = _real_folder(os.path.dirname(tried))
-        name = os.path.basename(tried)
-        info = os.lstat(os.path.join(folder, name))
+        folder, _, name = tried.rpartition("/")
+        real = f"{_real_folder(folder or '/')}/{name}"
+        info = os.lstat(real)
         if name in ("", ".", "..") or stat.S_ISLNK(info.st_mode):
             real = os.path.realpath(tried)
             info = os.stat(real)
-        else:
-            real = os.path.join(folder, name)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        return _not_found(given, tried, str(root), error)
-    if not _is_inside(real, str(root)):
+        return _not_found(given, tried, root, error)
+    if not _is_inside(real, root):
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.ESCAPES_ROOT, detail=real)
     if not stat.S_ISREG(info.st_mode):
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_REGULAR, detail=_kind(info.st_mode))
@@ -161,7 +165,9 @@ def _not_found(given: str, tried: str, root: str, error: OSError | ValueError) -
         real = os.path.realpath(tried)
         if not _is_inside(real, root):
             return ImageProbe(given=given, tried=tried, status=ProbeStatus.ESCAPES_ROOT, detail=real)
-    return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_FOUND, detail=_reason(error))
+    is_absent = isinstance(error, ValueError) or error.errno in _ABSENT
+    status = ProbeStatus.NOT_FOUND if is_absent else ProbeStatus.IO_ERROR
+    return ImageProbe(given=given, tried=tried, status=status, detail=_reason(error))
 
 
 def _is_inside(path: str, root: str) -> bool:
@@ -183,6 +189,8 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
             except UnidentifiedImageError:
                 return result(ProbeStatus.UNREADABLE, detail="not an image of a known type")
             except _DECODE_ERRORS as error:
+                if isinstance(error, OSError) and error.errno is not None:  # not of Pillow's making
+                    raise
                 return result(ProbeStatus.UNREADABLE, detail=_reason(error))
             marker = _END_MARKERS.get(header.format)
             if marker is not None:
@@ -192,13 +200,25 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
         finally:
             os.close(descriptor)
     except OSError as error:
-        return result(ProbeStatus.UNREADABLE, detail=_reason(error))
+        return result(ProbeStatus.IO_ERROR, detail=_reason(error))
     if check is ImageCheck.DECODE and header.pixels <= BOMB_PIXELS:
         try:
-            load_upright(path)
+            is_blank = _is_blank(load_upright(path))
         except _DECODE_ERRORS as error:
             return result(ProbeStatus.TRUNCATED, header, _reason(error))
+        return replace(result(ProbeStatus.OK, header), is_blank=is_blank)
     return result(ProbeStatus.OK, header)
+
+
+def _is_blank(image: Image.Image) -> bool:
+    """Whether a decoded image shows one colour alone, or nothing but what is transparent."""
+    if image.mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    extrema = image.getextrema()
+    bands = cast("Sequence[tuple[float, float]]", extrema if isinstance(extrema[0], tuple) else (extrema,))
+    if image.mode in ("RGBA", "LA", "PA") and bands[-1][1] == 0:
+        return True
+    return all(high - low <= _SAME_COLOR for low, high in bands)
 
 
 def _read_header(head: bytes, descriptor: int, num_bytes: int) -> ImageHeader:
