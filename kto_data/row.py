@@ -109,9 +109,11 @@ class Row:
 
     @property
     def record_id(self) -> str | None:
-        """The record's own `id`, where it has one."""
+        """The record's own `id`, where it has one, fit to be printed: half a surrogate pair becomes a '?'."""
         value = self.value.get("id") if isinstance(self.value, dict) else None
-        return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            return None
+        return str(value).encode(errors="replace").decode()
 
     @property
     def row_hash(self) -> str:

@@ -10,7 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import laws
 
-_LINES = {"no format at all": b"", "no JSON": b"x"}
+_LINES = {
+    "no format at all": b"",
+    "no JSON": b"x",
+    "half a surrogate pair in the id": rb'{"id": "\ud800"}',
+}
 """What fuzzing found, and what it might."""
 
 
