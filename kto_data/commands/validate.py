@@ -7,100 +7,122 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from kto_data.commands import options
 from kto_data.errors import ExitCode, InputError, UsageError
 from kto_data.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
     from kto_data.inputs import Input
+    from kto_data.settings import ValidateSettings
     from kto_data.validate import Validation
 
-OutputFormat = Literal["full", "concise", "json", "github"]
 _BYTES_WORTH_A_PROCESS = 16_000_000  # under it, starting processes takes longer than checking
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(validate)
+    # Typer looks for what is not on the command line in KTODATA_<OPTION>.
+    app.command(cls=options.GroupedCommand, context_settings={"auto_envvar_prefix": options.ENV_PREFIX})(validate)
 
 
 def validate(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="DATA...", help="Data files; - is stdin.")] = None,
+    ctx: typer.Context,
+    paths: options.Paths = None,
     *,
-    format: Annotated[str, typer.Option(help="Format of the records.")] = "auto",
-    dataset_info: Annotated[Path | None, typer.Option(help="A LLaMA-Factory dataset_info.json.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The entry of --dataset-info to read.")] = None,
-    image_root: Annotated[
-        Path | None, typer.Option(help="Folder that image paths start from.", show_default="the data file's folder")
-    ] = None,
-    images: Annotated[
-        Literal["off", "stat", "header", "decode"], typer.Option(help="How closely images are looked at.")
-    ] = "header",
-    image_max_pixels: Annotated[int | None, typer.Option(min=1, help="Point out larger images.")] = None,
-    image_min_pixels: Annotated[int | None, typer.Option(min=1, help="Point out smaller images.")] = None,
-    select: Annotated[
-        list[str] | None, typer.Option(help="Run these rules alone: codes or prefixes, comma-separated.")
-    ] = None,
-    extend_select: Annotated[list[str] | None, typer.Option(help="Run these rules too.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="Leave these rules out.")] = None,
-    fail_level: Annotated[
-        Literal["error", "warning", "info"], typer.Option(help="Least severity that makes the exit code 1.")
-    ] = "error",
-    output_format: Annotated[OutputFormat, typer.Option(help="How findings are printed.")] = "full",
-    output_file: Annotated[Path | None, typer.Option("--output-file", "-o", help="Print findings to a file.")] = None,
-    show: Annotated[int, typer.Option(min=0, help="Findings shown a rule in the full format.")] = 5,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever is found.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,
-    color: Annotated[Literal["auto", "always", "never"], typer.Option(help="Colours.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print findings alone.")] = False,
+    # Input
+    format: options.RecordFormat = "auto",
+    dataset_info: options.DatasetInfo = None,
+    dataset: options.Dataset = None,
+    # Images
+    image_root: options.ImageRoot = None,
+    images: options.Images = "header",
+    image_max_pixels: options.ImageMaxPixels = None,
+    image_min_pixels: options.ImageMinPixels = None,
+    # Rules
+    select: options.Select = None,
+    extend_select: options.ExtendSelect = None,
+    ignore: options.Ignore = None,
+    # Output
+    output_format: options.OutputFormat = "full",
+    output_file: options.OutputFile = None,
+    show: options.Show = 5,
+    # Gate
+    fail_level: options.FailLevel = "error",
+    exit_zero: options.ExitZero = False,
+    # Misc
+    config: options.Config = None,
+    isolated: options.Isolated = False,
+    show_settings: options.ShowSettings = False,
+    jobs: options.Jobs = None,
+    color: options.Color = "auto",
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Check KTO data: every defect of every row, with file, line and what to do.
 
     Exit code 0: nothing at or above the fail level; 1: findings; 2: the data could not be checked.
     """
-    from kto_data.check import CheckSettings
-    from kto_data.image import ImageCheck, PixelBudget
-    from kto_data.inputs import open_inputs
-    from kto_data.rules.selection import select_rules
-
-    if image_max_pixels and image_min_pixels and image_min_pixels > image_max_pixels:
-        raise UsageError("--image-min-pixels is above --image-max-pixels", hint="swap the two numbers")
-    if image_root is not None and not image_root.is_dir():
-        raise InputError(
-            f"--image-root {image_root} is not a folder", hint="name the folder that image paths start from"
-        )
-    rules = select_rules(select=select or (), ignore=ignore or (), extend_select=extend_select or ())
-    if not rules:
-        raise UsageError("no rule is left to run", hint="ignore less, or select more")
-    settings = CheckSettings(
-        images=ImageCheck(images),
-        image_root=image_root,
-        budget=PixelBudget(min_pixels=image_min_pixels, max_pixels=image_max_pixels),
-        codes=frozenset(rule.code for rule in rules),
-    )
-    inputs = open_inputs(paths or [], format=format, dataset_info=dataset_info, dataset=dataset)
-    with _output(output_file) as output:
-        validation = _run(inputs, settings, jobs, output if output_format == "concise" else None, quiet)
-        failed = validation.fails(Severity(fail_level))
-        exit_code = ExitCode.FINDINGS if failed and not exit_zero else ExitCode.OK
-        if output_format == "full":
-            _print_full(validation, output, show, color=_wants_color(color, output), quiet=quiet)
-        elif output_format == "json":
-            _print_json(validation, inputs, output, exit_code=exit_code, failed=failed)
-        elif output_format == "github":
-            _print_github(validation, output)
-    if not quiet:
-        _print_summary(validation)
+    # The parameters above are read through `ctx`, which knows which of them were given: a file may set the others.
+    effective = options.settings_of(ctx, config=config or (), isolated=isolated)
+    if show_settings:
+        sys.stdout.writelines(f"{line}\n" for line in effective.lines())
+        return
+    exit_code = _validate(effective.settings)
     if exit_code:
         raise typer.Exit(exit_code)
 
 
+def _validate(settings: ValidateSettings) -> ExitCode:
+    from kto_data.inputs import open_inputs
+
+    check = _check_settings(settings)
+    inputs = open_inputs(
+        settings.paths, format=settings.format, dataset_info=settings.dataset_info, dataset=settings.dataset
+    )
+    with _output(settings.output_file) as output:
+        validation = _run(inputs, check, settings, output if settings.output_format == "concise" else None)
+        failed = validation.fails(Severity(settings.fail_level))
+        exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
+        if settings.output_format == "full":
+            color = _wants_color(settings.color, output)
+            _print_full(validation, output, settings.show, color=color, quiet=settings.quiet)
+        elif settings.output_format == "json":
+            _print_json(validation, inputs, output, exit_code=exit_code, failed=failed)
+        elif settings.output_format == "github":
+            _print_github(validation, output)
+    if not settings.quiet:
+        _print_summary(validation)
+    return exit_code
+
+
+def _check_settings(settings: ValidateSettings) -> CheckSettings:
+    from kto_data.check import CheckSettings
+    from kto_data.image import ImageCheck, PixelBudget
+    from kto_data.rules.selection import select_rules
+
+    least, most, root = settings.image_min_pixels, settings.image_max_pixels, settings.image_root
+    if least and most and least > most:
+        raise UsageError("--image-min-pixels is above --image-max-pixels", hint="swap the two numbers")
+    if root is not None and not root.is_dir():
+        raise InputError(f"--image-root {root} is not a folder", hint="name the folder that image paths start from")
+    rules = select_rules(select=settings.select, ignore=settings.ignore, extend_select=settings.extend_select)
+    if not rules:
+        raise UsageError("no rule is left to run", hint="ignore less, or select more")
+    return CheckSettings(
+        images=ImageCheck(settings.images),
+        image_root=root,
+        budget=PixelBudget(min_pixels=least, max_pixels=most),
+        codes=frozenset(rule.code for rule in rules),
+    )
+
+
 def _run(
-    inputs: Sequence[Input], settings: CheckSettings, jobs: int | None, stream: TextIO | None, quiet: bool
+    inputs: Sequence[Input], check: CheckSettings, settings: ValidateSettings, stream: TextIO | None
 ) -> Validation:
     from kto_data.engine import local
     from kto_data.progress import Progress
@@ -111,11 +133,9 @@ def _run(
         if stream is not None:
             stream.writelines(f"{concise_line(finding)}\n" for finding in findings)
 
-    with Progress("validate", enabled=not quiet) as progress:
-        return run(
-            inputs, settings, jobs=jobs or _worthwhile_jobs(inputs, local.default_jobs()), listen=listen,
-            progress=progress.advance_to,
-        )  # fmt: skip
+    jobs = settings.jobs or _worthwhile_jobs(inputs, local.default_jobs())
+    with Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress:
+        return run(inputs, check, jobs=jobs, listen=listen, progress=progress.advance_to)
 
 
 def _worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:

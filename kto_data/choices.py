@@ -1,0 +1,11 @@
+"""The words that options take, for the command line and for configuration files; nothing is imported for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ImageLevel = Literal["off", "stat", "header", "decode"]
+FailLevel = Literal["error", "warning", "info"]
+OutputFormat = Literal["full", "concise", "json", "github"]
+ColorMode = Literal["auto", "always", "never"]
+ProgressMode = Literal["auto", "never"]

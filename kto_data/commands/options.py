@@ -1,0 +1,122 @@
+"""The options that commands share, with their help; and what was given for them.
+
+`commands/validate.py` uses all of them, other commands those they need. `kto_data/settings.py` says how to add one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from kto_data import choices
+
+if TYPE_CHECKING:
+    from kto_data.settings import Effective
+
+ENV_PREFIX = "KTODATA"
+"""An option of `ktodata validate` that is not given is looked for in the environment: `KTODATA_FAIL_LEVEL`."""
+
+INPUT, IMAGES, MODEL, RULES, OUTPUT, GATE, FIX, MISC = (
+    *("Input", "Images", "Model", "Rules", "Output", "Gate", "Fix", "Misc"),
+)
+
+
+def option(panel: str, *names: str, help: str, **more: Any) -> Any:
+    """An option that `--help` shows under the heading `panel`. `names`: where the parameter's own will not do."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_envvar=False, **more)
+
+
+def flag(panel: str, *names: str, help: str) -> Any:
+    """An option without a value, and without its `--no-` twin: a file's `true` is undone with `--config key=false`."""
+    return option(panel, *names, help=help, is_flag=True)
+
+
+Paths = Annotated[list[str] | None, typer.Argument(metavar="DATA...", help="Data files; - is stdin.")]
+
+# Input
+RecordFormat = Annotated[str, option(INPUT, help="Format of the records.")]
+DatasetInfo = Annotated[Path | None, option(INPUT, help="A LLaMA-Factory dataset_info.json.")]
+Dataset = Annotated[str | None, option(INPUT, help="The entry of --dataset-info to read.")]
+
+# Images
+ImageRoot = Annotated[
+    Path | None,
+    option(IMAGES, help="Folder that image paths start from.", show_default="the data file's folder"),
+]
+Images = Annotated[choices.ImageLevel, option(IMAGES, help="How closely images are looked at.")]
+ImageMaxPixels = Annotated[int | None, option(IMAGES, help="Point out larger images.", min=1)]
+ImageMinPixels = Annotated[int | None, option(IMAGES, help="Point out smaller images.", min=1)]
+
+# Rules
+Select = Annotated[
+    list[str] | None, option(RULES, help="Run these rules alone: codes, prefixes or names, comma-separated.")
+]
+ExtendSelect = Annotated[list[str] | None, option(RULES, help="Run these rules too.")]
+Ignore = Annotated[list[str] | None, option(RULES, help="Leave these rules out.")]
+
+# Output
+OutputFormat = Annotated[choices.OutputFormat, option(OUTPUT, help="How findings are printed.")]
+OutputFile = Annotated[Path | None, option(OUTPUT, "--output-file", "-o", help="Print findings to a file.")]
+Show = Annotated[int, option(OUTPUT, help="Findings shown a rule in the full format.", min=0)]
+
+# Gate
+FailLevel = Annotated[choices.FailLevel, option(GATE, help="Least severity that makes the exit code 1.")]
+ExitZero = Annotated[bool, flag(GATE, "--exit-zero", help="Exit with 0 whatever is found.")]
+
+# Misc
+Config = Annotated[
+    list[str] | None,
+    option(MISC, help="Settings: a TOML file in place of the nearest one, or key=value. Repeatable.", metavar="CONFIG"),
+]
+Isolated = Annotated[bool, flag(MISC, "--isolated", help="Read no configuration file.")]
+ShowSettings = Annotated[
+    bool, flag(MISC, "--show-settings", help="Print every setting and where it came from, and exit.")
+]
+Jobs = Annotated[int | None, option(MISC, help="Processes.", min=1, show_default="one a processor")]
+Color = Annotated[choices.ColorMode, option(MISC, help="Colours.")]
+Progress = Annotated[choices.ProgressMode, option(MISC, help="Whether to say how far the run is.")]
+Quiet = Annotated[bool, flag(MISC, "--quiet", "-q", help="Print findings alone.")]
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help shows its options under headings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, each under the heading of its panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                panel = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or MISC
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+def settings_of(ctx: typer.Context, *, config: Sequence[str], isolated: bool) -> Effective:
+    """The settings of a run of `ktodata validate`, from everything that was given."""
+    from kto_data.settings import Given, known_keys, option_value, resolve
+
+    given: dict[str, dict[str, Given]] = {"COMMANDLINE": {}, "ENVIRONMENT": {}}
+    for parameter in ctx.command.params:
+        key = (parameter.name or "").replace("_", "-")
+        source = ctx.get_parameter_source(parameter.name or "")
+        if key not in known_keys() or source is None or source.name not in given:
+            continue
+        variable = f"{ENV_PREFIX}_{key.replace('-', '_').upper()}"
+        origin = variable if source.name == "ENVIRONMENT" else f"--{key}" if key != "paths" else "DATA"
+        given[source.name][key] = Given(option_value(key, _plain(ctx.params[parameter.name or ""])), origin)
+    return resolve(given["COMMANDLINE"], given["ENVIRONMENT"], config=config, isolated=isolated)
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, Path) else value
