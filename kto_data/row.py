@@ -109,11 +109,11 @@ class Row:
 
     @property
     def record_id(self) -> str | None:
-        """The record's own `id`, where it has one, fit to be printed: half a surrogate pair becomes a '?'."""
+        """The record's own `id`, where it has one, fit to be printed."""
         value = self.value.get("id") if isinstance(self.value, dict) else None
         if isinstance(value, bool) or not isinstance(value, str | int):
             return None
-        return str(value).encode(errors="replace").decode()
+        return _printable(str(value))
 
     @property
     def row_hash(self) -> str:
@@ -121,13 +121,18 @@ class Row:
         return hash_row(self.line.raw)
 
     def user_pointer(self, canonical: str) -> str:
-        """A JSON Pointer into `value` as a pointer into the record as the user wrote it."""
-        return user_pointer(self.pointers, canonical)
+        """A JSON Pointer into `value` as a pointer into the record as the user wrote it, fit to be printed."""
+        return _printable(user_pointer(self.pointers, canonical))
 
 
 def hash_row(raw: bytes) -> str:
     """16 hex digits over the raw bytes of a line."""
     return xxhash.xxh3_64_hexdigest(raw)
+
+
+def _printable(text: str) -> str:
+    """`text` with a '?' for each half of a surrogate pair, which no encoding of text has."""
+    return text.encode(errors="replace").decode()
 
 
 def _view(index: int, message: dict[str, Any]) -> MessageView:

@@ -14,6 +14,7 @@ _LINES = {
     "no format at all": b"",
     "no JSON": b"x",
     "half a surrogate pair in the id": rb'{"id": "\ud800"}',
+    "half a surrogate pair in a key": rb'{"\ud800": [[[]], {"role": Infinity}], "label": "input"}',
 }
 """What fuzzing found, and what it might."""
 
