@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCHVISION := 0.28.0
-SOURCES := kto_data kto_train tests examples benchmarks cli.py
+SOURCES := kto_data kto_train tests examples benchmarks docs cli.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format generated bench clean
@@ -50,12 +50,13 @@ format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-generated: install  ## write schemas/ and docs/rules.md anew
+generated: install  ## write schemas/ and the generated pages of docs/ anew
 	$(BIN)/ktodata schema --write schemas
-	$(BIN)/ktodata rule --all --markdown > docs/rules.md
+	$(BIN)/python docs/generate.py
 
 bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate
+	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.preprocess
 
 clean:  ## remove all that make made

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import generate
 import pytest
 import typer
 
 from kto_data.cli import build_app, main
+from kto_data.rules import ALL_RULES
 from kto_data.schema import SCHEMAS, schema_text
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +34,20 @@ def test_a_schema_is_printed_by_name(capsys: pytest.CaptureFixture[str]) -> None
     assert "did you mean record?" in capsys.readouterr().err
 
 
-def test_the_page_of_rules_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_pages_are_current() -> None:
+    wanted = generate.pages()
+    there = {path for folder in ("rules", "schemas") for path in (ROOT / "docs" / folder).glob("*.md")}
+    assert there | {ROOT / "docs" / "cli.md"} == set(wanted), "run `make generated`"
+    assert [path.name for path, text in wanted.items() if path.read_text(encoding="utf-8") != text] == [], (
+        "run `make generated`"
+    )
+
+
+def test_all_rules_are_printed_as_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rule", "--all", "--markdown"]) == 0
-    assert capsys.readouterr().out == (ROOT / "docs" / "rules.md").read_text(encoding="utf-8"), "run `make generated`"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("### ")] == [
+        f"### {rule.code} {rule.name}" for rule in ALL_RULES
+    ]
 
 
 def test_a_rule_is_explained_by_its_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,10 @@
-"""The pages of the rules, made from their docstrings: in the terminal, and as `docs/rules.md`."""
+"""The pages of the rules, made from their docstrings: in the terminal, and in `docs/rules/`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from kto_data.rules.base import AnyRule
 
@@ -12,7 +13,11 @@ _FAMILIES = {
     "KTO2": "Images",
     "KTO3": "Messages",
     "KTO4": "Labels",
-    "KTO6": "Duplicates",
+    "KTO5": "Tokens of a model",
+    "KTO6": "Duplicates and leakage",
+    "KTO7": "Configuration of a training",
+    "KTO8": "Secrets, personal data, refusals",
+    "KTO9": "The run itself",
 }
 _EXAMPLE = re.compile(r"^(Bad|Good):\s+(.*?)(?=^(?:Bad|Good):|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -33,27 +38,49 @@ def rule_list(rules: Sequence[AnyRule]) -> str:
 
 def markdown_page(rules: Sequence[AnyRule]) -> str:
     """The rules as one Markdown page, by family."""
-    lines = [
-        "# Rules",
-        "",
-        "What `ktodata validate` checks. Made from the rules themselves by `ktodata rule --all --markdown`.",
-    ]
-    family = ""
-    for rule in rules:
-        if rule.code[:4] != family:
-            family = rule.code[:4]
-            lines += ["", f"## {family}xx: {_FAMILIES[family]}"]
+    lines = ["# Rules", ""]
+    for family, members in _by_family(rules):
+        lines += [f"## {_family_title(family)}", ""]
+        for rule in members:
+            lines += [rule_page(rule, level=3), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def rule_page(rule: AnyRule, *, level: int = 1) -> str:
+    """One rule in Markdown, under a heading of `level`; without a newline at its end."""
+    lines = [f"{'#' * level} {rule.code} {rule.name}", "", f"*{_facts(rule)}*", "", _EXAMPLE.split(rule.doc)[0].strip()]
+    return "\n".join(
+        [*lines, "", *(f"- **{kind}:** {' '.join(text.split())}" for kind, text in _EXAMPLE.findall(rule.doc))]
+    )
+
+
+def rule_index(rules: Sequence[AnyRule]) -> str:
+    """A Markdown page with a table a family, each rule with a link to `<code>.md`."""
+    lines = ["# Rules", "", "What `ktodata validate` checks. Rules in *italics* run when they are selected."]
+    for family, members in _by_family(rules):
         lines += [
             "",
-            f"### {rule.code} {rule.name}",
+            f"## {_family_title(family)}",
             "",
-            f"*{_facts(rule)}*",
-            "",
-            _EXAMPLE.split(rule.doc)[0].strip(),
-            "",
+            "| rule | severity | fix | what must hold |",
+            "|---|---|---|---|",
         ]
-        lines += [f"- **{kind}:** {' '.join(text.split())}" for kind, text in _EXAMPLE.findall(rule.doc)]
+        for rule in members:
+            name = f"[{rule.code} {rule.name}]({rule.code}.md)"
+            name = name if rule.default else f"*{name}*"
+            lines.append(
+                f"| {name} | {rule.severity.value} | {rule.fix.value} | {_title(rule).replace('|', chr(92) + '|')} |"
+            )
     return "\n".join(lines) + "\n"
+
+
+def _by_family(rules: Sequence[AnyRule]) -> Iterator[tuple[str, list[AnyRule]]]:
+    for family, members in groupby(rules, key=lambda rule: rule.code[:4]):
+        yield family, list(members)
+
+
+def _family_title(family: str) -> str:
+    return f"{family}xx: {_FAMILIES[family]}"
 
 
 def _title(rule: AnyRule) -> str:
