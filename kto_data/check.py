@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import orjson
 
 from kto_data.digest import SampleDigest, message_text, record_digest
+from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
 from kto_data.row import Row, SyntaxProblem
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
-from kto_data.rules.facts import ChunkFacts, ConfigFacts, DatasetFacts, ImageFacts, Shape
+from kto_data.rules.facts import ChunkFacts, Crash, DatasetFacts, ImageFacts, RowImages, Shape
+from kto_data.rules.run import rule_crashed
 from kto_data.source import Line
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class LineChecker:
         self.settings = settings
         self._row_rules = settings.rules(Stage.ROW)
         self._image_rules = settings.rules(Stage.IMAGE)
+        self._row_images_rules = settings.rules(Stage.ROW_IMAGES)
         self._probe = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._probe_anew)
         self._is_clean = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._is_clean_anew)
         self._root = lru_cache(self._find_root)
@@ -141,20 +144,33 @@ class LineChecker:
     def _image_defects(self, image: ImageProbe) -> Iterator[tuple[AnyRule, Defect]]:
         facts = ImageFacts(image, self.settings.budget)
         for rule in self._image_rules:
-            for defect in rule.check(facts):
-                yield rule, defect
+            yield from run_rule(rule, facts)
 
-    def is_clean_image(self, path: str, data_path: str) -> bool:
-        """Whether the image rules find nothing about an image of a record of the data file `data_path`."""
-        return self._is_clean(path, self._root(data_path))
+    def are_clean_images(self, paths: Sequence[str], data_path: str) -> bool:
+        """Whether no rule finds anything about the images of a record of the data file `data_path`, one by one or
+        together."""
+        root = self._root(data_path)
+        for path in paths:
+            if not self._is_clean(path, root):
+                return False
+        if len(paths) < 2 and self.settings.row_max_pixels is None:
+            return True  # of one image its own rules say all there is to say
+        return next(self._row_images_defects([self._probe(path, root) for path in paths]), None) is None
 
     def _defects(self, row: Row, probes: dict[str, ImageProbe]) -> Iterator[tuple[AnyRule, Defect]]:
         for rule in self._row_rules:
-            for defect in rule.check(row):
-                yield rule, defect
+            yield from run_rule(rule, row)
         for index, path in row.image_paths:
             for rule, defect in self._image_defects(probes[path]):
                 yield rule, replace(defect, pointer=f"/images/{index}")
+        for rule, defect in self._row_images_defects([probes[path] for _, path in row.image_paths]):
+            yield rule, replace(defect, pointer="/images")
+
+    def _row_images_defects(self, probes: Sequence[ImageProbe]) -> Iterator[tuple[AnyRule, Defect]]:
+        if probes:
+            facts = RowImages(tuple(probes), self.settings.budget, self.settings.row_max_pixels)
+            for rule in self._row_images_rules:
+                yield from run_rule(rule, facts)
 
     def _find_root(self, data_path: str) -> str:
         # Of standard input the folder is the current one.
@@ -194,9 +210,22 @@ def note_shape(checked: CheckedLine, facts: ChunkFacts) -> None:
 def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:
     """The findings about all records together and about the column mapping: what a run says after its last line."""
     for rule in settings.rules(Stage.CONFIG):
-        yield from _dataset_findings(rule, facts.config)
+        yield from _dataset_findings(rule, facts.config, facts)
     for rule in settings.rules(Stage.DATASET):
-        yield from _dataset_findings(rule, facts)
+        yield from _dataset_findings(rule, facts, facts)
+
+
+def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]:
+    """What a rule finds about its subject, each with the rule that says so; an exception in it becomes a finding of
+    KTO902, so that it neither ends the run nor passes for a sound record."""
+    try:
+        for defect in rule.check(subject):
+            yield rule, defect
+    except (MemoryError, KtoDataError):  # nothing that the rule is to blame for
+        raise
+    except Exception as error:
+        for defect in rule_crashed.check(Crash(rule.code, error)):
+            yield rule_crashed, defect
 
 
 def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | None = None) -> Finding:
@@ -214,10 +243,10 @@ def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | Non
     )
 
 
-def _dataset_findings(rule: AnyRule, subject: DatasetFacts | ConfigFacts) -> Iterator[Finding]:
-    for defect in rule.check(subject):
-        assert defect.path is not None
-        yield as_finding(rule, defect, Location(path=defect.path, line=defect.line))
+def _dataset_findings(rule: AnyRule, subject: object, facts: DatasetFacts) -> Iterator[Finding]:
+    for found_by, defect in run_rule(rule, subject):
+        path = defect.path or facts.first_path  # of a rule that crashed nothing better is known
+        yield as_finding(found_by, defect, Location(path=path, line=defect.line))
 
 
 def _fingerprint(code: str, location: Location, row: Row | None) -> str:

@@ -17,12 +17,19 @@ from kto_data.check import LineChecker
 from kto_data.digest import BETWEEN, SampleDigest, completion_digest, prompt_digest
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
+from kto_data.rules.base import Stage
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import may_hold_control_tokens
 from kto_data.rules.facts import Shape
 
 _FIELDS = frozenset({"messages", "label", "images", "id", "source"})
 _NO_IMAGES: list[str] = []
+KNOWN_RULES = frozenset(
+    "KTO101 KTO102 KTO103 KTO104 KTO105 KTO106 KTO107 KTO108 KTO109 KTO110 KTO111 KTO112"
+    " KTO301 KTO302 KTO303 KTO304 KTO305 KTO306 KTO307 KTO308 KTO309 KTO402".split()
+)
+"""The row rules that a line is judged by here. Where any other one is selected, no line is let pass; rules about images
+are asked themselves."""
 _BETWEEN = BETWEEN.encode()
 
 
@@ -31,6 +38,7 @@ class Gate:
 
     def __init__(self, checker: LineChecker) -> None:
         self._checker = checker
+        self._may_judge = KNOWN_RULES.issuperset(rule.code for rule in checker.settings.rules(Stage.ROW))
         self.format = checker.layout.format or Format.MESSAGES
         # What the layout renames or leaves out goes the slow way.
         self._fields = frozenset(name for name in _FIELDS if checker.layout.takes_as_is((name,)))
@@ -38,6 +46,8 @@ class Gate:
     def clean(self, raw: bytes, data_path: str) -> tuple[SampleDigest, int, Shape] | None:
         """What `ChunkFacts.add_sample` wants to know of the one record in `raw`: its digest, the length of its
         completion, its shape. None where a closer look is needed."""
+        if not self._may_judge:
+            return None
         try:
             record = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -71,7 +81,7 @@ class Gate:
         placeholders = sum([message["content"].count(IMAGE_PLACEHOLDER) for message in messages])
         if placeholders != len(images) or IMAGE_PLACEHOLDER in messages[-1]["content"]:
             return False
-        return all(type(path) is str and self._checker.is_clean_image(path, data_path) for path in images)
+        return all(type(path) is str for path in images) and self._checker.are_clean_images(images, data_path)
 
 
 def _pieces(messages: list[Any]) -> list[str] | None:

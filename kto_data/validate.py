@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kto_data.check import CheckSettings, LineChecker, check_dataset, note
+from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset, note
 from kto_data.clean import Gate
 from kto_data.engine import local
 from kto_data.errors import InputError
-from kto_data.finding import Finding, Severity
+from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.inputs import Input
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule
-from kto_data.rules.facts import ChunkFacts, DatasetFacts
+from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
+from kto_data.rules.run import findings_truncated
 from kto_data.source import Chunk
 
 KEPT_PER_RULE = 10_000
@@ -139,6 +140,7 @@ def validate(
         key=lambda finding: (finding.code, order[finding.location.path], finding.location.line or 0),
     )
     _count(overall, counts)
+    overall += _cut_short(counts)
     if overall:
         listen(overall)
     chosen = [rule for rule in ALL_RULES if rule.code in settings.codes]
@@ -157,6 +159,18 @@ def _count(findings: Iterable[Finding], counts: dict[str, RuleCount]) -> None:
         if finding.code not in counts:
             counts[finding.code] = RuleCount(next(rule for rule in ALL_RULES if rule.code == finding.code))
         counts[finding.code].add(finding)
+
+
+def _cut_short(counts: dict[str, RuleCount]) -> list[Finding]:
+    """What is to be said of the rules that found more than is kept; counted like all findings."""
+    told = []
+    for code, count in sorted(counts.items()):
+        if count.count > len(count.findings):
+            cut = Cut(code, count.count, len(count.findings), count.findings[0].location.path)
+            for defect in findings_truncated.check(cut):
+                told.append(as_finding(findings_truncated, defect, Location(path=cut.path)))
+    _count(told, counts)
+    return told
 
 
 @dataclass(frozen=True, slots=True)

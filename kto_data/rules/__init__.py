@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kto_data.rules import chat, corpus, label, media, schema
+from kto_data.rules import chat, corpus, label, media, picture, run, schema
 from kto_data.rules.base import AnyRule
 
 ALL_RULES: tuple[AnyRule, ...] = (
@@ -25,10 +25,17 @@ ALL_RULES: tuple[AnyRule, ...] = (
     media.image_path_escapes_root,
     media.image_truncated,
     media.remote_image,
-    media.over_pixel_budget,
-    media.under_min_pixels,
-    media.extreme_aspect_ratio,
-    media.decompression_bomb,
+    picture.extension_mismatch,
+    picture.unsupported_mode,
+    picture.animated_image,
+    picture.exif_orientation,
+    picture.over_pixel_budget,
+    picture.under_min_pixels,
+    picture.extreme_aspect_ratio,
+    picture.decompression_bomb,
+    picture.blank_image,
+    picture.row_pixel_budget,
+    media.non_portable_path,
     media.not_a_regular_file,
     chat.last_turn_not_assistant,
     chat.invalid_role,
@@ -44,5 +51,8 @@ ALL_RULES: tuple[AnyRule, ...] = (
     corpus.single_class,
     corpus.label_imbalance,
     corpus.exact_duplicate,
+    media.io_error,
+    run.rule_crashed,
+    run.findings_truncated,
 )
 """In the order of their codes."""

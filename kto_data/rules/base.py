@@ -24,10 +24,12 @@ class Stage(StrEnum):
     """When a rule can run, which is what it looks at."""
 
     ROW = "row"  # one record as written: a `Row`
-    IMAGE = "image"  # one image reference of a record: an `ImageProbe`
+    IMAGE = "image"  # one image reference of a record: `ImageFacts`
+    ROW_IMAGES = "row images"  # all images of one record: `RowImages`
     DATASET = "dataset"  # all records together: `DatasetFacts`
     CONFIG = "config"  # what the user asked for: `ConfigFacts`
     TOKENS = "tokens"  # one sound record with the model's processor: `TokenFacts`
+    RUN = "run"  # how the run itself went: `Crash` or `Cut`; never left out
 
 
 class Requirement(StrEnum):

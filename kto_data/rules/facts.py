@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from kto_data.digest import SampleDigest, join_digests
-from kto_data.image import ImageProbe, PixelBudget
+from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
 
 _MANY = 1_000_000  # samples from which grouping in Python would take gigabytes
 
@@ -25,6 +25,47 @@ class ImageFacts:
 
     probe: ImageProbe
     budget: PixelBudget
+
+
+@dataclass(frozen=True, slots=True)
+class RowImages:
+    """All images of a record together, and the bound on their pixels, if one was given."""
+
+    probes: tuple[ImageProbe, ...]
+    budget: PixelBudget
+    max_pixels: int | None
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all images as training sees them, each within its own budget; bombs are left out."""
+        return sum(fitted_pixels(probe, self.budget) for probe in self.probes)
+
+
+def fitted_pixels(probe: ImageProbe, budget: PixelBudget) -> int:
+    """Pixels of an image within the budget; 0 where its size is not known, or nobody will decode it."""
+    header = probe.header
+    if header is None or header.pixels > BOMB_PIXELS:
+        return 0
+    width, height = budget.fit(header.width, header.height)
+    return width * height
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """An exception in a rule, which is a bug of ours."""
+
+    code: str  # of the rule
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A rule that found more than is kept."""
+
+    code: str
+    num_found: int
+    num_kept: int
+    path: str  # the file of its first finding
 
 
 class Shape(NamedTuple):

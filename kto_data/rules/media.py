@@ -1,25 +1,32 @@
-"""KTO2xx: image references, looked at as closely as `--images` says."""
+"""KTO201 to KTO205, KTO216, KTO217 and KTO901: where the path of an image leads. What the image is, is in `picture`."""
 
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
 
 from kto_data.finding import Severity
-from kto_data.image import BOMB_PIXELS, DEFAULT_MAX_PIXELS, DEFAULT_MIN_PIXELS, ImageCheck, ImageHeader, ProbeStatus
+from kto_data.image import ImageCheck, ProbeStatus
 from kto_data.rules.base import Defect, Fix, Stage, rule
 from kto_data.rules.facts import ImageFacts
+from kto_data.rules.words import shown_path
 
-MAX_ASPECT_RATIO = 200
-"""The longer side over the shorter one; above it the processors of the Qwen families raise."""
+_MANY_NAMES = 100_000  # in a folder; beyond it nobody is told of a name that is nearly right
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:\..*)?", re.IGNORECASE)
 
 
 @rule("KTO201", "image-not-found", Severity.ERROR, Stage.IMAGE, fix=Fix.REJECT, needs=ImageCheck.STAT)
 def image_not_found(image: ImageFacts) -> Iterator[Defect]:
     """Each image must exist under the image root.
 
-    The record's paths start at the image root: `--image-root`, or the folder of the data file. Names are compared to
-    the letter, also where this machine's file system does not: the next machine's may.
+    The record's paths start at the image root: `--image-root`, or the folder of the data file. Where a name differs
+    from one that exists in upper and lower case alone, in its slashes, or in its Unicode normal form, the message has
+    the one that exists.
 
     Bad:  `"images": ["photos/1.JPG"]`, the file being `photos/1.jpg`
     Good: `"images": ["photos/1.jpg"]`
@@ -27,13 +34,15 @@ def image_not_found(image: ImageFacts) -> Iterator[Defect]:
     probe = image.probe
     if probe.status is not ProbeStatus.NOT_FOUND:
         return
-    message = f"'{probe.given}' is not there; tried {probe.tried}"
-    existing = _same_but_for_case(probe.tried)
-    if existing:
-        message += f"; the name that exists is '{existing}'"
+    message = f"{shown_path(probe.given)} is not there; tried {shown_path(probe.tried)}"
+    existing = _nearly(probe.given, probe.tried)
+    if existing and unicodedata.normalize("NFC", existing) == unicodedata.normalize("NFC", probe.given):
+        message += "; a name that looks the same is there, in another Unicode normal form"
+    elif existing:
+        message += f"; the name that exists is {shown_path(existing)}"
     elif not os.path.isdir(os.path.dirname(probe.tried)):
         message += "; its folder does not exist either"
-    yield Defect(message)
+    yield Defect(message, data=(("exists", existing),) if existing else ())
 
 
 @rule("KTO202", "image-unreadable", Severity.ERROR, Stage.IMAGE, fix=Fix.REJECT, needs=ImageCheck.HEADER)
@@ -46,7 +55,7 @@ def image_unreadable(image: ImageFacts) -> Iterator[Defect]:
     Good: a file that opens as JPEG, PNG, WebP, …
     """
     if image.probe.status is ProbeStatus.UNREADABLE:
-        yield Defect(f"'{image.probe.given}' cannot be read: {image.probe.detail}")
+        yield Defect(f"{shown_path(image.probe.given)} cannot be read: {image.probe.detail}")
 
 
 @rule("KTO203", "image-path-escapes-root", Severity.ERROR, Stage.IMAGE)
@@ -61,8 +70,8 @@ def image_path_escapes_root(image: ImageFacts) -> Iterator[Defect]:
     """
     probe = image.probe
     if probe.status is ProbeStatus.ESCAPES_ROOT:
-        leads = f", it leads to {probe.detail}" if probe.detail and probe.detail != probe.given else ""
-        yield Defect(f"'{probe.given}' is outside the image root{leads}")
+        leads = f", it leads to {shown_path(probe.detail)}" if probe.detail and probe.detail != probe.given else ""
+        yield Defect(f"{shown_path(probe.given)} is outside the image root{leads}")
 
 
 @rule("KTO204", "image-truncated", Severity.ERROR, Stage.IMAGE, fix=Fix.REJECT, needs=ImageCheck.HEADER)
@@ -76,7 +85,7 @@ def image_truncated(image: ImageFacts) -> Iterator[Defect]:
     Good: the file as its author wrote it
     """
     if image.probe.status is ProbeStatus.TRUNCATED:
-        yield Defect(f"'{image.probe.given}' is cut: {image.probe.detail}")
+        yield Defect(f"{shown_path(image.probe.given)} is cut: {image.probe.detail}")
 
 
 @rule("KTO205", "remote-image", Severity.ERROR, Stage.IMAGE)
@@ -94,65 +103,20 @@ def remote_image(image: ImageFacts) -> Iterator[Defect]:
         yield Defect(f"the image is {what}; download it and give its path")
 
 
-@rule("KTO210", "over-pixel-budget", Severity.WARNING, Stage.IMAGE, needs=ImageCheck.HEADER)
-def over_pixel_budget(image: ImageFacts) -> Iterator[Defect]:
-    """Images should not have more pixels than the budget.
+@rule("KTO216", "non-portable-path", Severity.WARNING, Stage.IMAGE, fix=Fix.SAFE, default=False)
+def non_portable_path(image: ImageFacts) -> Iterator[Defect]:
+    """An image path should mean the same file on every system.
 
-    They will be scaled down to `--image-max-pixels`; small print in them may become unreadable. Without a budget,
-    images above 16,777,216 pixels (4096 x 4096) are pointed out.
+    A backslash parts folders on Windows and is a letter elsewhere. Windows also refuses some characters and names, and
+    file systems differ on characters that can be written in two ways. Write slashes, and names in NFC.
 
-    Bad:  a photo of 8000 x 6000 with `--image-max-pixels 589824`
-    Good: a photo of 768 x 768
+    Bad:  `"images": ["photos\\\\1.jpg"]`
+    Good: `"images": ["photos/1.jpg"]`
     """
-    header = image.probe.header
-    limit = image.budget.max_pixels or DEFAULT_MAX_PIXELS
-    if header and limit < header.pixels <= BOMB_PIXELS:
-        yield Defect(f"'{image.probe.given}' has {_size(header)}, over the {_limit(limit, image.budget.max_pixels)}")
-
-
-@rule("KTO211", "under-min-pixels", Severity.WARNING, Stage.IMAGE, needs=ImageCheck.HEADER)
-def under_min_pixels(image: ImageFacts) -> Iterator[Defect]:
-    """Images should not have fewer pixels than the minimum.
-
-    They will be scaled up to `--image-min-pixels`; often they are icons, or the remains of a failed conversion.
-    Without a minimum, images under 784 pixels (28 x 28) are pointed out.
-
-    Bad:  a tracking pixel of 1 x 1
-    Good: a photo of 768 x 768
-    """
-    header = image.probe.header
-    limit = image.budget.min_pixels or DEFAULT_MIN_PIXELS
-    if header and header.pixels < limit:
-        yield Defect(f"'{image.probe.given}' has {_size(header)}, under the {_limit(limit, image.budget.min_pixels)}")
-
-
-@rule("KTO212", "extreme-aspect-ratio", Severity.ERROR, Stage.IMAGE, fix=Fix.REJECT, needs=ImageCheck.HEADER)
-def extreme_aspect_ratio(image: ImageFacts) -> Iterator[Defect]:
-    """The longer side of an image must not be over 200 times the shorter one.
-
-    The processors of the Qwen families raise an exception on such an image, in the middle of training.
-
-    Bad:  a ruler of 4000 x 10
-    Good: a photo of 4000 x 3000
-    """
-    header = image.probe.header
-    if header and header.aspect_ratio > MAX_ASPECT_RATIO:
-        ratio = f"{header.aspect_ratio:,.0f} to 1"
-        yield Defect(f"'{image.probe.given}' is {header.width:,} x {header.height:,}: {ratio}, over {MAX_ASPECT_RATIO}")
-
-
-@rule("KTO213", "decompression-bomb", Severity.ERROR, Stage.IMAGE, fix=Fix.REJECT, needs=ImageCheck.HEADER)
-def decompression_bomb(image: ImageFacts) -> Iterator[Defect]:
-    """An image must not unpack to more pixels than memory can bear.
-
-    A file of some kilobytes can claim gigapixels. The header is believed, and the image is never decoded.
-
-    Bad:  a PNG of 40 kB that claims 60,000 x 60,000
-    Good: at most 89,478,485 pixels
-    """
-    header = image.probe.header
-    if header and header.pixels > BOMB_PIXELS:
-        yield Defect(f"'{image.probe.given}' claims {_size(header)}, over {BOMB_PIXELS:,}")
+    if image.probe.status is not ProbeStatus.REMOTE:
+        reason = _why_not_portable(image.probe.given)
+        if reason:
+            yield Defect(f"{shown_path(image.probe.given)} {reason}")
 
 
 @rule("KTO217", "not-a-regular-file", Severity.ERROR, Stage.IMAGE, fix=Fix.REJECT, needs=ImageCheck.STAT)
@@ -165,22 +129,64 @@ def not_a_regular_file(image: ImageFacts) -> Iterator[Defect]:
     Good: `"images": ["photos/1.jpg"]`
     """
     if image.probe.status is ProbeStatus.NOT_REGULAR:
-        yield Defect(f"'{image.probe.given}' is {image.probe.detail}, not a file")
+        yield Defect(f"{shown_path(image.probe.given)} is {image.probe.detail}, not a file")
 
 
-def _same_but_for_case(tried: str) -> str | None:
-    """The name in the same folder that differs from the tried one in case only."""
-    folder, name = os.path.split(tried)
-    try:
-        names = os.listdir(folder)
-    except (OSError, ValueError):
+@rule("KTO901", "io-error", Severity.ERROR, Stage.IMAGE, needs=ImageCheck.STAT)
+def io_error(image: ImageFacts) -> Iterator[Defect]:
+    """What is there must be readable.
+
+    The file may be sound: the permission to read it is missing, the disk or the network failed, or symbolic links lead
+    in a circle. The record is not at fault, and is not to be thrown away for it. A data file that cannot be read stops
+    the run instead.
+
+    Bad:  `photos/1.jpg` that belongs to another user, with mode 600
+    Good: files that whoever runs the check can read
+    """
+    if image.probe.status is ProbeStatus.IO_ERROR:
+        yield Defect(f"{shown_path(image.probe.given)} could not be looked at: {image.probe.detail}")
+
+
+def _nearly(given: str, tried: str) -> str | None:
+    """The path under the image root that exists, and differs from `given` in case, slashes or normal form alone."""
+    if not tried.endswith(given):
         return None
-    return next((other for other in names if other.lower() == name.lower()), None)
+    folder = tried[: len(tried) - len(given)]
+    found: list[str] = []
+    for wanted in given.replace("\\", "/").split("/"):
+        name = wanted if wanted in ("", ".", "..") else _names(os.path.join(folder, *found)).get(_folded(wanted))
+        if name is None:
+            return None
+        found.append(name)
+    path = "/".join(found)
+    return path if path != given and os.path.lexists(folder + path) else None
 
 
-def _size(header: ImageHeader) -> str:
-    return f"{header.width:,} x {header.height:,} = {header.pixels:,} pixels"
+@lru_cache(maxsize=4)
+def _names(folder: str) -> dict[str, str]:
+    """The names in a folder, by what they have in common with their like."""
+    try:
+        with os.scandir(folder) as entries:
+            return {_folded(entry.name): entry.name for entry in islice(entries, _MANY_NAMES)}
+    except (OSError, ValueError):
+        return {}
 
 
-def _limit(limit: int, given: int | None) -> str:
-    return f"{'budget' if given else 'usual'} {limit:,}"
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _why_not_portable(path: str) -> str:
+    if "\\" in path:
+        return "has a backslash; write a slash"
+    forbidden = _FORBIDDEN.search(path)
+    if forbidden:
+        return f"has a character that Windows forbids ({forbidden[0]!r})"
+    for name in path.split("/"):
+        if _RESERVED.fullmatch(name):
+            return f"has a name that Windows keeps for a device ({name})"
+        if name[-1:] in (" ", ".") and name not in (".", ".."):
+            return "has a name that ends with a space or a dot, which Windows drops"
+    if not unicodedata.is_normalized("NFC", path):
+        return "is not in the Unicode normal form NFC; some file systems will not find it"
+    return ""

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+_MAX_SHOWN = 200  # characters of a path
+
 
 def kind(value: Any) -> str:
     """What a JSON value is, in words; never its content."""
@@ -23,6 +25,13 @@ def kind(value: Any) -> str:
 def last_token(pointer: str) -> str:
     """The last key of a JSON Pointer, unescaped."""
     return pointer.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
+
+
+def shown_path(path: str) -> str:
+    """A path in quotation marks, the middle left out of one that is too long to be read."""
+    if len(path) > _MAX_SHOWN:
+        path = f"{path[: _MAX_SHOWN // 2]}…{path[-_MAX_SHOWN // 2 :]}"
+    return f"'{path}'"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

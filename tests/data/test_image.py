@@ -101,7 +101,7 @@ def test_every_kind_of_place_is_told_apart(tmp_path: Path, monkeypatch: pytest.M
         "good.png": ProbeStatus.OK,
         "leads in.png": ProbeStatus.OK,
         "leads out.png": ProbeStatus.ESCAPES_ROOT,
-        "loop.png": ProbeStatus.NOT_FOUND,
+        "loop.png": ProbeStatus.IO_ERROR,
         "pipe.png": ProbeStatus.NOT_REGULAR,
         "socket.png": ProbeStatus.NOT_REGULAR,
         "text.png": ProbeStatus.UNREADABLE,

@@ -207,8 +207,12 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("level", "expected", "skipped"),
     [
-        ("off", {4: "KTO203", 6: "KTO205"}, "KTO201 KTO202 KTO204 KTO210 KTO211 KTO212 KTO213 KTO217"),
-        ("stat", {2: "KTO201", 4: "KTO203", 6: "KTO205", 7: "KTO217"}, "KTO202 KTO204 KTO210 KTO211 KTO212 KTO213"),
+        ("off", {4: "KTO203", 6: "KTO205"}, "KTO201 KTO202 KTO204 KTO210 KTO211 KTO212 KTO213 KTO215 KTO217 KTO901"),
+        (
+            "stat",
+            {2: "KTO201", 4: "KTO203", 6: "KTO205", 7: "KTO217"},
+            "KTO202 KTO204 KTO210 KTO211 KTO212 KTO213 KTO215",
+        ),
         (
             "header",
             {2: "KTO201", 3: "KTO202", 4: "KTO203", 5: "KTO204", 6: "KTO205", 7: "KTO217"},
