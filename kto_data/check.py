@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from kto_data import remote_image, storage
 from kto_data.digest import SampleDigest, message_text, record_digest
 from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Location, Severity
@@ -43,7 +44,7 @@ class CheckSettings:
     """What a line is held to. Picklable: rules go by their codes."""
 
     images: ImageCheck = ImageCheck.HEADER
-    image_root: Path | None = None  # None: the folder of each data file
+    image_root: Path | str | None = None  # a folder or a URL; None: the folder of each data file
     budget: PixelBudget = NO_BUDGET
     row_max_pixels: int | None = None  # of all images of a record together
     model: Path | None = None  # a tokenizer or processor folder
@@ -174,12 +175,15 @@ class LineChecker:
 
     def _find_root(self, data_path: str) -> str:
         # Of standard input the folder is the current one.
-        return os.path.realpath(self.settings.image_root or os.path.dirname(data_path))
+        root = os.fspath(self.settings.image_root or os.path.dirname(data_path))
+        return root if storage.is_url(root) else os.path.realpath(root)
 
     def _is_clean_anew(self, given: str, root: str) -> bool:
         return next(self._image_defects(self._probe(given, root)), None) is None
 
     def _probe_anew(self, given: str, root: str) -> ImageProbe:
+        if storage.is_url(root):
+            return remote_image.probe(given, root, self.settings.images)
         if self.settings.images is ImageCheck.OFF:
             return _judge_by_name(given, root)
         return probe(given, Path(root), self.settings.images)

@@ -34,14 +34,16 @@ one. As RGB that is 256 MiB, so that two processes stay well under a gigabyte.""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSING_ORIENTATIONS = frozenset({5, 6, 7, 8})
-_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW  # what was looked at, should it have changed
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that saving as JPEG may add
-_END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
+END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
 
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, ZeroDivisionError, MemoryError)
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, ZeroDivisionError, MemoryError)
 """What Pillow raises on damaged files, besides `UnidentifiedImageError` (an OSError)."""
+NotAnImageError = UnidentifiedImageError
+"""What Pillow raises on files of no type that it knows."""
 
 
 class ImageCheck(StrEnum):
@@ -188,11 +190,11 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
                 header = _read_header(head, descriptor, num_bytes)
             except UnidentifiedImageError:
                 return result(ProbeStatus.UNREADABLE, detail="not an image of a known type")
-            except _DECODE_ERRORS as error:
+            except DECODE_ERRORS as error:
                 if isinstance(error, OSError) and error.errno is not None:  # not of Pillow's making
                     raise
                 return result(ProbeStatus.UNREADABLE, detail=_reason(error))
-            marker = _END_MARKERS.get(header.format)
+            marker = END_MARKERS.get(header.format)
             if marker is not None:
                 tail = head if num_bytes <= len(head) else _tail(descriptor, num_bytes)
                 if marker not in tail:
@@ -203,14 +205,14 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
         return result(ProbeStatus.IO_ERROR, detail=_reason(error))
     if check is ImageCheck.DECODE and header.pixels <= BOMB_PIXELS:
         try:
-            is_blank = _is_blank(load_upright(path))
-        except _DECODE_ERRORS as error:
+            is_blank = shows_one_color(load_upright(path))
+        except DECODE_ERRORS as error:
             return result(ProbeStatus.TRUNCATED, header, _reason(error))
         return replace(result(ProbeStatus.OK, header), is_blank=is_blank)
     return result(ProbeStatus.OK, header)
 
 
-def _is_blank(image: Image.Image) -> bool:
+def shows_one_color(image: Image.Image) -> bool:
     """Whether a decoded image shows one colour alone, or nothing but what is transparent."""
     if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -278,7 +280,7 @@ def _upright(facts: HeaderFacts, *, num_frames: int, num_bytes: int) -> ImageHea
     )
 
 
-def load_upright(path: str | Path) -> Image.Image:
+def load_upright(path: str | Path | IO[bytes]) -> Image.Image:
     """The first frame of an image, decoded, with the EXIF orientation applied, in its own mode.
 
     Raises OSError and ValueError on damaged files.
@@ -330,13 +332,13 @@ def _orientation(image: Image.Image, *, may_decode: bool = True) -> int:
         # A PNG's own `getexif` decodes all pixels, in search of what may stand behind them.
         exif = image.getexif() if may_decode else Image.Image.getexif(image)
         value = exif.get(_EXIF_ORIENTATION, 1)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _tail(descriptor: int, num_bytes: int) -> bytes:
-    return os.pread(descriptor, _END_WINDOW, max(0, num_bytes - _END_WINDOW))
+    return os.pread(descriptor, END_WINDOW, max(0, num_bytes - END_WINDOW))
 
 
 @contextmanager

@@ -20,11 +20,12 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from kto_data.choices import ColorMode, FailLevel, ImageLevel, OutputFormat, ProgressMode
@@ -48,6 +49,11 @@ class Relative:
 
 
 @dataclass(frozen=True, slots=True)
+class RelativePatterns:
+    """Marks a field of tables whose keys, or whose `path` entries, are patterns: with a slash they are paths too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entries:
     """Marks a mapping whose entries are not `KEY=VALUE` on the command line, but written with another separator."""
 
@@ -65,6 +71,33 @@ Positive = Annotated[int, Field(ge=1)]
 FilePath = Annotated[Path | None, Relative()]
 
 
+Codes = Annotated[tuple[str, ...], BeforeValidator(lambda given: _words(given))]
+Amount = Annotated[str, BeforeValidator(lambda given: _digits(given)), Field(pattern=r"^\d+(\.\d+)?%?$")]
+
+
+class ThresholdEntry(_Strict):
+    """How many findings of a rule are put up with: a number such as "10", or a share of all rows such as "0.5%"."""
+
+    warn: Amount = "0"
+    error: Amount | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_word(cls, given: object) -> object:
+        """"10" is short for `{error = "10"}`."""
+        return given if isinstance(given, dict) else {"error": given}
+
+
+class SuppressEntry(_Strict):
+    """Findings that somebody has looked at and lives with, and why."""
+
+    rule: Annotated[str, Field(min_length=1)]  # a code, a prefix of codes or a name
+    path: str = ""
+    row: str = ""  # a record's id or hash, or a fingerprint
+    reason: Annotated[str, Field(min_length=1)]
+    expires: date | None = None
+
+
 class ValidateSettings(_Strict):
     """Every option of `ktodata validate` that a configuration file may set."""
 
@@ -73,8 +106,13 @@ class ValidateSettings(_Strict):
     format: str = "auto"
     dataset_info: FilePath = None
     dataset: str | None = None
+    map: dict[str, str] = Field(default_factory=dict)
+    split: Annotated[dict[str, str], Relative()] = Field(default_factory=dict)
+    limit: Positive | None = None
+    sample: Positive | None = None
+    seed: Count = 0
     # Images
-    image_root: FilePath = None
+    image_root: Annotated[str | None, Relative()] = None
     images: ImageLevel = "header"
     image_max_pixels: Positive | None = None
     image_min_pixels: Positive | None = None
@@ -82,6 +120,10 @@ class ValidateSettings(_Strict):
     select: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    per_file_ignores: Annotated[dict[str, Codes], RelativePatterns(), Entries(":")] = Field(default_factory=dict)
+    severity: dict[str, FailLevel] = Field(default_factory=dict)
+    thresholds: dict[str, ThresholdEntry] = Field(default_factory=dict)
+    suppress: Annotated[tuple[SuppressEntry, ...], RelativePatterns()] = ()
     # Output
     output_format: OutputFormat = "full"
     output_file: FilePath = None
@@ -89,11 +131,14 @@ class ValidateSettings(_Strict):
     # Gate
     fail_level: FailLevel = "error"
     exit_zero: bool = False
+    baseline: FilePath = None
+    new_from: str | None = None
     # Misc
     jobs: Positive | None = None
     color: ColorMode = "auto"
     progress: ProgressMode = "auto"
     quiet: bool = False
+    verbose: bool = False
 
 
 _FIELDS: dict[str, FieldInfo] = {name.replace("_", "-"): info for name, info in ValidateSettings.model_fields.items()}
@@ -226,6 +271,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _rebased(info: FieldInfo, value: object, folder: Path) -> object:
+    if any(isinstance(mark, RelativePatterns) for mark in info.metadata):
+        return _rebased_patterns(value, folder)
     mark = next((mark for mark in info.metadata if isinstance(mark, Relative)), None)
     if mark is None:
         return value
@@ -236,6 +283,33 @@ def _rebased(info: FieldInfo, value: object, folder: Path) -> object:
     if isinstance(value, dict):
         return {k: _joined_path(item, mark, folder) if isinstance(item, str) else item for k, item in value.items()}
     return value
+
+
+def _rebased_patterns(value: object, folder: Path) -> object:
+    def rebased(pattern: str) -> str:
+        return _joined_path(pattern, Relative(), folder) if "/" in pattern else pattern
+
+    if isinstance(value, dict):
+        return {rebased(pattern): item for pattern, item in value.items()}
+    if isinstance(value, list):
+        return [
+            {**item, "path": rebased(item["path"])} if isinstance(item, dict) and isinstance(item.get("path"), str)
+            else item
+            for item in value
+        ]  # fmt: skip
+    return value
+
+
+def _words(given: object) -> object:
+    """Words that may come as one text, comma-separated."""
+    if isinstance(given, str):
+        return tuple(filter(None, (word.strip() for word in given.split(","))))
+    return tuple(given) if isinstance(given, list) else given
+
+
+def _digits(given: object) -> object:
+    """A number may be written as one."""
+    return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 
 def _joined_path(text: str, mark: Relative, folder: Path) -> str:

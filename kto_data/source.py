@@ -9,12 +9,10 @@ process. Lines keep their physical number and byte offset to the end.
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 import os
 import stat
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,11 +20,12 @@ from enum import StrEnum
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
+from urllib.parse import urlsplit
 
 import orjson
 
-from kto_data import json_array, parquet
+from kto_data import compression, json_array, parquet, storage
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
 
@@ -41,13 +40,23 @@ class SourceKind(StrEnum):
 
     JSONL = "jsonl"
     JSONL_GZ = "jsonl.gz"
+    JSONL_ZST = "jsonl.zst"
     JSON = "json"  # one array of records, or a single record
     JSON_GZ = "json.gz"
+    JSON_ZST = "json.zst"
     PARQUET = "parquet"
     STDIN = "stdin"  # JSON lines
 
 
-_SUFFIXES = {f".{kind}": kind for kind in SourceKind if kind is not SourceKind.STDIN}
+SUFFIXES = {f".{kind}": kind for kind in SourceKind if kind is not SourceKind.STDIN}
+"""What file names end with, and the kind each speaks of."""
+_ARRAYS = {
+    SourceKind.JSON: SourceKind.JSONL,
+    SourceKind.JSON_GZ: SourceKind.JSONL_GZ,
+    SourceKind.JSON_ZST: SourceKind.JSONL_ZST,
+}
+"""The kinds of arrays, and what each is where it turns out to hold JSON lines."""
+_COMPRESSED = frozenset(kind for kind in SourceKind if kind.endswith((".gz", ".zst")))
 
 
 class Line(NamedTuple):
@@ -64,7 +73,8 @@ class Line(NamedTuple):
 class Chunk:
     """A run of whole records of one source. `lines` works in any process that sees the file."""
 
-    path: str
+    path: str  # as the user named it
+    local: str  # the file to read
     kind: SourceKind
     num_rows: int
     first_line: int  # number of the first record's line; in parquet its row
@@ -72,9 +82,16 @@ class Chunk:
     byte_stop: int = 0
     payload: bytes | None = None  # the records themselves, where the file cannot be read from the middle
     spans: tuple[json_array.Span, ...] = ()  # of an array: where its records lie
+    chosen: frozenset[int] | None = None  # places of the rows to be looked at, 0-based; None is all
 
     def lines(self) -> Iterator[Line]:
         """The chunk's records, one by one. Raises `InputError` where the file cannot be read, or has changed."""
+        chosen = self.chosen
+        if chosen is not None:
+            return (line for index, line in enumerate(self._all_lines()) if index in chosen)
+        return self._all_lines()
+
+    def _all_lines(self) -> Iterator[Line]:
         if self.kind is SourceKind.PARQUET:
             return self._parquet_lines()
         return self._spanned_lines() if self.spans else self._plain_lines()
@@ -106,7 +123,7 @@ class Chunk:
             start = stop
 
     def _parquet_lines(self) -> Iterator[Line]:
-        raws = parquet.read_rows(self.path, self.first_line - 1, self.num_rows)
+        raws = parquet.read_rows(self.local, self.first_line - 1, self.num_rows)
         if len(raws) != self.num_rows:
             raise _changed(self.path)
         for number, raw in enumerate(raws, start=self.first_line):
@@ -117,7 +134,7 @@ class Chunk:
         if self.payload is not None:
             yield BytesIO(self.payload)
             return
-        with open(self.path, "rb", buffering=_READ_BYTES) as file:
+        with open(self.local, "rb", buffering=_READ_BYTES) as file:
             file.seek(self.byte_start)
             yield file
 
@@ -128,6 +145,7 @@ class Source:
 
     path: str  # as the user named it; "-" for standard input
     kind: SourceKind
+    local: str  # the file to read: `path`, or a copy of what lies at a URL
 
     def chunks(self, rows_per_chunk: int = DEFAULT_ROWS_PER_CHUNK) -> Iterator[Chunk]:
         """The records in runs of `rows_per_chunk`, the last of them shorter.
@@ -139,9 +157,9 @@ class Source:
         chunks = self._plain_chunks
         if self.kind is SourceKind.PARQUET:
             chunks = self._parquet_chunks
-        elif self.kind in (SourceKind.JSON, SourceKind.JSON_GZ):
+        elif self.kind in _ARRAYS:
             chunks = self._array_chunks
-        elif self.kind in (SourceKind.JSONL_GZ, SourceKind.STDIN):
+        elif self.kind in _COMPRESSED or self.kind is SourceKind.STDIN:
             chunks = self._streamed_chunks
         empty = True
         for chunk in chunks(rows_per_chunk):
@@ -153,19 +171,28 @@ class Source:
     def digest(self) -> tuple[str, int]:
         """SHA-256 (hex) and size in bytes of the file as it lies on disk. Not for standard input, which is gone."""
         assert self.kind is not SourceKind.STDIN
-        with _reading(self.path), open(self.path, "rb") as file:
+        with _reading(self.path), open(self.local, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             return sha256, file.tell()
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of the file as it lies on disk; None of standard input."""
+        if self.kind is SourceKind.STDIN:
+            return None
+        with _reading(self.path):
+            return os.stat(self.local).st_size
 
     def _plain_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
         # Lines are measured and forgotten here, and read again by whoever works on the chunk: that costs less than
         # handing them over.
         start, number = 0, 1
-        with _reading(self.path), open(self.path, "rb", buffering=_READ_BYTES) as file:
+        with _reading(self.path), open(self.local, "rb", buffering=_READ_BYTES) as file:
             while lengths := list(map(len, islice(file, rows_per_chunk))):
                 stop = start + sum(lengths)
                 yield Chunk(
                     path=self.path,
+                    local=self.local,
                     kind=self.kind,
                     num_rows=len(lengths),
                     first_line=number,
@@ -186,6 +213,7 @@ class Source:
                 payload = b"".join(lines)
                 yield Chunk(
                     path=self.path,
+                    local=self.local,
                     kind=self.kind,
                     num_rows=len(lines),
                     first_line=number,
@@ -205,20 +233,22 @@ class Source:
                 line_reached = spans[-1].line
                 yield Chunk(
                     path=self.path,
+                    local=self.local,
                     kind=self.kind,
                     num_rows=len(spans),
                     first_line=spans[0].line,
                     byte_start=spans[0].start,
                     byte_stop=spans[-1].stop,
-                    payload=b"".join(raw for _, raw in batch) if self.kind is SourceKind.JSON_GZ else None,
+                    payload=b"".join(raw for _, raw in batch) if self.kind in _COMPRESSED else None,
                     spans=spans,
                 )
 
     def _parquet_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
-        total = parquet.count_rows(self.path)
+        total = parquet.count_rows(self.local)
         for start in range(0, total, rows_per_chunk):
             yield Chunk(
                 path=self.path,
+                local=self.local,
                 kind=self.kind,
                 num_rows=min(rows_per_chunk, total - start),
                 first_line=start + 1,
@@ -226,34 +256,52 @@ class Source:
 
 
 def open_source(path: str) -> Source:
-    """The source at `path`, which is a file of a known suffix or `-` for JSON lines on standard input.
+    """The source at `path`: a file of a known suffix, its URL, or `-` for JSON lines on standard input.
 
-    A `.json` file that holds JSON lines is read as such. Raises `InputError` where the file is missing, no file, of an
-    unknown suffix, unreadable or empty.
+    A `.json` file that holds JSON lines is read as such; what lies at a URL is fetched now. Raises `InputError` where
+    the file is missing, no file, of an unknown suffix, unreadable or empty.
     """
     if path == STDIN:
-        return Source(path=path, kind=SourceKind.STDIN)
+        return Source(path=path, kind=SourceKind.STDIN, local="")
+    kind = kind_of(path)
+    local = _fetched(path) if storage.is_url(path) and kind else path
     try:
-        status = os.stat(path)
+        status = os.stat(local)
     except OSError as error:
         raise _not_found(path) if isinstance(error, FileNotFoundError) else _unreadable(path, error) from None
+    except ValueError:  # a NUL character
+        raise _not_found(path) from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory", hint="name its data files one by one")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not a regular file", hint="pipe it in and read standard input: `-`")
-    kind = next((kind for suffix, kind in _SUFFIXES.items() if path.lower().endswith(suffix)), None)
     if kind is None:
         raise InputError(
             f"{path}: unknown kind of file '{Path(path).suffix}'",
-            hint=f"known are {', '.join(_SUFFIXES)}; for JSON lines of another name: `… - < {path}`",
+            hint=f"known are {', '.join(SUFFIXES)}; for JSON lines of another name: `… - < {path}`",
         )
-    source = Source(path=path, kind=kind)
-    with _reading(path), open(path, "rb") as file:
+    source = Source(path=path, kind=kind, local=local)
+    with _reading(path), open(local, "rb") as file:
         if not file.read(1):
             raise no_rows(path)
-    if kind in (SourceKind.JSON, SourceKind.JSON_GZ) and _holds_lines(source):
-        return Source(path=path, kind=SourceKind.JSONL if kind is SourceKind.JSON else SourceKind.JSONL_GZ)
+    if kind in _ARRAYS and _holds_lines(source):
+        return Source(path=path, kind=_ARRAYS[kind], local=local)
     return source
+
+
+def kind_of(path: str) -> SourceKind | None:
+    """The kind of file that the suffix of a path or URL speaks of; None of an unknown one."""
+    name = urlsplit(path).path if storage.is_url(path) else path
+    return next((kind for suffix, kind in SUFFIXES.items() if name.lower().endswith(suffix)), None)
+
+
+def _fetched(url: str) -> str:
+    try:
+        return storage.local_copy(url)
+    except FileNotFoundError:
+        raise _not_found(url) from None
+    except OSError as error:
+        raise _unreadable(url, error) from None
 
 
 def no_rows(path: str) -> InputError:
@@ -277,10 +325,13 @@ def _open_stream(source: Source) -> Iterator[BinaryIO]:
     if source.kind is SourceKind.STDIN:
         yield sys.stdin.buffer
         return
-    with _reading(source.path), open(source.path, "rb") as raw:
+    with _reading(source.path), open(source.local, "rb") as raw:
         if source.kind in (SourceKind.JSONL_GZ, SourceKind.JSON_GZ):
-            with gzip.open(raw) as file:
-                yield cast("BinaryIO", file)
+            with compression.open_gzip(raw) as file:
+                yield file
+        elif source.kind in (SourceKind.JSONL_ZST, SourceKind.JSON_ZST):
+            with compression.open_zstd(raw) as file:
+                yield file
         else:
             yield raw
 
@@ -297,16 +348,17 @@ def _reading(path: str) -> Iterator[None]:
 def _decompressing(path: str, line_reached: Callable[[], int]) -> Iterator[None]:
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except compression.DAMAGE as error:
+        test = "zstd --test" if path.lower().endswith(".zst") else "gzip --test"
         raise InputError(
             f"{path} is damaged: decompression fails in or after line {line_reached()}: {error}",
-            hint="check that it was copied whole (`gzip --test`)",
+            hint=f"check that it was copied whole (`{test}`)",
         ) from None
 
 
 def _not_found(path: str) -> InputError:
     near = []
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         near = difflib.get_close_matches(Path(path).name, os.listdir(Path(path).parent), n=1)
     return InputError(
         f"{path} does not exist", hint=f"did you mean {Path(path).with_name(near[0])}?" if near else "check the path"

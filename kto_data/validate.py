@@ -18,7 +18,7 @@ from kto_data.engine import local
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
-from kto_data.inputs import Input
+from kto_data.inputs import ALL_ROWS, Excerpt, Input
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
@@ -109,6 +109,7 @@ def validate(
     inputs: Sequence[Input],
     settings: CheckSettings,
     *,
+    excerpt: Excerpt = ALL_ROWS,
     jobs: int = 1,
     listen: Listen = lambda findings: None,
     progress: Progress = lambda num_rows: None,
@@ -121,7 +122,7 @@ def validate(
     read = {entry.source.path: InputCount(entry.source.path) for entry in inputs}
     facts = DatasetFacts()
     num_rows = 0
-    results = local.run(_check_unit, _units(inputs), jobs=jobs, initializer=_start, initargs=(settings,))
+    results = local.run(_check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,))
     for report in results:
         facts.extend(report.facts)
         entry = read[report.facts.path]
@@ -188,10 +189,9 @@ class _ChunkReport:
     facts: ChunkFacts
 
 
-def _units(inputs: Sequence[Input]) -> Iterator[_Unit]:
-    for entry in inputs:
-        for chunk in entry.source.chunks(_ROWS_PER_CHUNK):
-            yield _Unit(chunk, entry.layout, entry.split)
+def _units(inputs: Sequence[Input], excerpt: Excerpt) -> Iterator[_Unit]:
+    for entry, chunk in excerpt.chunks(inputs, _ROWS_PER_CHUNK):
+        yield _Unit(chunk, entry.layout, entry.split)
 
 
 class _Worker:

@@ -36,17 +36,28 @@ def flag(panel: str, *names: str, help: str) -> Any:
     return option(panel, *names, help=help, is_flag=True)
 
 
-Paths = Annotated[list[str] | None, typer.Argument(metavar="DATA...", help="Data files; - is stdin.")]
+Paths = Annotated[
+    list[str] | None, typer.Argument(metavar="DATA...", help="Data files, folders, patterns, URLs; - is stdin.")
+]
 
 # Input
 RecordFormat = Annotated[str, option(INPUT, help="Format of the records.")]
 DatasetInfo = Annotated[Path | None, option(INPUT, help="A LLaMA-Factory dataset_info.json.")]
 Dataset = Annotated[str | None, option(INPUT, help="The entry of --dataset-info to read.")]
+Map = Annotated[
+    list[str] | None, option(INPUT, help="Our name of a field and your column. Repeatable.", metavar="NAME=COLUMN")
+]
+Split = Annotated[
+    list[str] | None, option(INPUT, help="A file of another split than train. Repeatable.", metavar="SPLIT=PATH")
+]
+Limit = Annotated[int | None, option(INPUT, help="Look at the first rows alone.", min=1)]
+Sample = Annotated[int | None, option(INPUT, help="Look at so many rows, drawn at random.", min=1)]
+Seed = Annotated[int, option(INPUT, help="Seed of --sample.", min=0)]
 
 # Images
 ImageRoot = Annotated[
-    Path | None,
-    option(IMAGES, help="Folder that image paths start from.", show_default="the data file's folder"),
+    str | None,
+    option(IMAGES, help="Folder or URL that image paths start from.", show_default="the data file's folder"),
 ]
 Images = Annotated[choices.ImageLevel, option(IMAGES, help="How closely images are looked at.")]
 ImageMaxPixels = Annotated[int | None, option(IMAGES, help="Point out larger images.", min=1)]
@@ -58,6 +69,21 @@ Select = Annotated[
 ]
 ExtendSelect = Annotated[list[str] | None, option(RULES, help="Run these rules too.")]
 Ignore = Annotated[list[str] | None, option(RULES, help="Leave these rules out.")]
+PerFileIgnores = Annotated[
+    list[str] | None,
+    option(RULES, help="Leave rules out for the files that a pattern matches. Repeatable.", metavar="PATTERN:CODES"),
+]
+Severities = Annotated[
+    list[str] | None,
+    option(RULES, help="How bad the findings of rules are: error, warning or info. Repeatable.", metavar="CODE=LEVEL"),
+]
+Thresholds = Annotated[
+    list[str] | None,
+    option(
+        RULES, "--threshold", metavar="CODE=NUMBER", help="More findings than this, or than this share of rows (1%),"
+        " are an error; up to it they are warnings. Repeatable.",
+    ),
+]  # fmt: skip
 
 # Output
 OutputFormat = Annotated[choices.OutputFormat, option(OUTPUT, help="How findings are printed.")]
@@ -67,6 +93,15 @@ Show = Annotated[int, option(OUTPUT, help="Findings shown a rule in the full for
 # Gate
 FailLevel = Annotated[choices.FailLevel, option(GATE, help="Least severity that makes the exit code 1.")]
 ExitZero = Annotated[bool, flag(GATE, "--exit-zero", help="Exit with 0 whatever is found.")]
+BaselineFile = Annotated[
+    Path | None, option(GATE, "--baseline", help="Leave out what was known when this file was written.")
+]
+WriteBaseline = Annotated[
+    Path | None, option(GATE, "--write-baseline", help="Write what is found to a file for --baseline; exit with 0.")
+]
+NewFrom = Annotated[
+    str | None, option(GATE, "--new-from", help="Leave out what is found in this git revision too.", metavar="GITREF")
+]
 
 # Misc
 Config = Annotated[
@@ -80,6 +115,7 @@ ShowSettings = Annotated[
 Jobs = Annotated[int | None, option(MISC, help="Processes.", min=1, show_default="one a processor")]
 Color = Annotated[choices.ColorMode, option(MISC, help="Colours.")]
 Progress = Annotated[choices.ProgressMode, option(MISC, help="Whether to say how far the run is.")]
+Verbose = Annotated[bool, flag(MISC, "--verbose", "-v", help="Say which settings and rules are at work.")]
 Quiet = Annotated[bool, flag(MISC, "--quiet", "-q", help="Print findings alone.")]
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -17,7 +18,7 @@ from kto_data.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
-    from kto_data.inputs import Input
+    from kto_data.inputs import Excerpt, Input
     from kto_data.settings import ValidateSettings
     from kto_data.validate import Validation
 
@@ -38,6 +39,11 @@ def validate(
     format: options.RecordFormat = "auto",
     dataset_info: options.DatasetInfo = None,
     dataset: options.Dataset = None,
+    map: options.Map = None,
+    split: options.Split = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.Seed = 0,
     # Images
     image_root: options.ImageRoot = None,
     images: options.Images = "header",
@@ -47,6 +53,9 @@ def validate(
     select: options.Select = None,
     extend_select: options.ExtendSelect = None,
     ignore: options.Ignore = None,
+    per_file_ignores: options.PerFileIgnores = None,
+    severity: options.Severities = None,
+    thresholds: options.Thresholds = None,
     # Output
     output_format: options.OutputFormat = "full",
     output_file: options.OutputFile = None,
@@ -54,6 +63,9 @@ def validate(
     # Gate
     fail_level: options.FailLevel = "error",
     exit_zero: options.ExitZero = False,
+    baseline: options.BaselineFile = None,
+    write_baseline: options.WriteBaseline = None,
+    new_from: options.NewFrom = None,
     # Misc
     config: options.Config = None,
     isolated: options.Isolated = False,
@@ -62,6 +74,7 @@ def validate(
     color: options.Color = "auto",
     progress: options.Progress = "auto",
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Check KTO data: every defect of every row, with file, line and what to do.
 
@@ -78,14 +91,23 @@ def validate(
 
 
 def _validate(settings: ValidateSettings) -> ExitCode:
-    from kto_data.inputs import open_inputs
+    from kto_data.inputs import open_inputs, take_excerpt
+
+    def say(line: str) -> None:
+        if not settings.quiet:
+            print(f"note: {line}", file=sys.stderr)
 
     check = _check_settings(settings)
     inputs = open_inputs(
-        settings.paths, format=settings.format, dataset_info=settings.dataset_info, dataset=settings.dataset
-    )
+        settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
+        dataset=settings.dataset, splits=settings.split, say=say,
+    )  # fmt: skip
+    check = replace(check, has_eval_split=len({entry.split for entry in inputs}) > 1)
+    excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
+    if excerpt.text:
+        say(excerpt.text)
     with _output(settings.output_file) as output:
-        validation = _run(inputs, check, settings, output if settings.output_format == "concise" else None)
+        validation = _run(inputs, excerpt, check, settings, output if settings.output_format == "concise" else None)
         failed = validation.fails(Severity(settings.fail_level))
         exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
         if settings.output_format == "full":
@@ -105,24 +127,40 @@ def _check_settings(settings: ValidateSettings) -> CheckSettings:
     from kto_data.image import ImageCheck, PixelBudget
     from kto_data.rules.selection import select_rules
 
-    least, most, root = settings.image_min_pixels, settings.image_max_pixels, settings.image_root
+    least, most = settings.image_min_pixels, settings.image_max_pixels
     if least and most and least > most:
         raise UsageError("--image-min-pixels is above --image-max-pixels", hint="swap the two numbers")
-    if root is not None and not root.is_dir():
-        raise InputError(f"--image-root {root} is not a folder", hint="name the folder that image paths start from")
     rules = select_rules(select=settings.select, ignore=settings.ignore, extend_select=settings.extend_select)
     if not rules:
         raise UsageError("no rule is left to run", hint="ignore less, or select more")
     return CheckSettings(
         images=ImageCheck(settings.images),
-        image_root=root,
+        image_root=_image_root(settings.image_root),
         budget=PixelBudget(min_pixels=least, max_pixels=most),
         codes=frozenset(rule.code for rule in rules),
     )
 
 
+def _image_root(given: str | None) -> str | None:
+    from kto_data import storage
+
+    if given is not None and storage.is_url(given):
+        storage.open_storage(given)
+        local = storage.local_path(given)
+        if local is None:
+            return given
+        given = local
+    if given is not None and not os.path.isdir(given):
+        raise InputError(f"--image-root {given} is not a folder", hint="name the folder that image paths start from")
+    return given
+
+
 def _run(
-    inputs: Sequence[Input], check: CheckSettings, settings: ValidateSettings, stream: TextIO | None
+    inputs: Sequence[Input],
+    excerpt: Excerpt,
+    check: CheckSettings,
+    settings: ValidateSettings,
+    stream: TextIO | None,
 ) -> Validation:
     from kto_data.engine import local
     from kto_data.progress import Progress
@@ -135,16 +173,13 @@ def _run(
 
     jobs = settings.jobs or _worthwhile_jobs(inputs, local.default_jobs())
     with Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress:
-        return run(inputs, check, jobs=jobs, listen=listen, progress=progress.advance_to)
+        return run(inputs, check, excerpt=excerpt, jobs=jobs, listen=listen, progress=progress.advance_to)
 
 
 def _worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:
-    from kto_data.source import STDIN
-
-    if any(entry.source.path == STDIN for entry in inputs):
-        return processors
-    num_bytes = sum(Path(entry.source.path).stat().st_size for entry in inputs)
-    return min(processors, 1 + num_bytes // _BYTES_WORTH_A_PROCESS)
+    sizes = [entry.source.num_bytes for entry in inputs]
+    known = [size for size in sizes if size is not None]
+    return processors if len(known) < len(sizes) else min(processors, 1 + sum(known) // _BYTES_WORTH_A_PROCESS)
 
 
 @contextmanager

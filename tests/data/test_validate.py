@@ -295,6 +295,6 @@ def test_a_missing_file_and_a_folder_are_input_errors(tmp_path: Path) -> None:
 
 
 def test_a_file_that_vanishes_after_it_was_opened_is_an_input_error(tmp_path: Path) -> None:
-    gone = Input(Source(path=str(tmp_path / "gone.jsonl"), kind=SourceKind.JSONL), make_layout("auto"))
+    gone = Input(Source(path=str(tmp_path / "gone.jsonl"), kind=SourceKind.JSONL, local=str(tmp_path / "gone.jsonl")), make_layout("auto"))
     with pytest.raises(InputError, match=r"gone\.jsonl cannot be read"):
         validate([gone], OFF)

@@ -1,0 +1,61 @@
+"""Compressed files as streams of their plain bytes. The only home of zstandard."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from typing import BinaryIO, cast
+
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading a damaged file raises: never an end that looks like the end of the data."""
+
+_BUFFER_BYTES = 1 << 17
+_STEP_BYTES = 1 << 11  # zstd may make 32,768 bytes of one: more at a time, and a bomb would fill the memory
+
+
+def open_gzip(file: BinaryIO) -> BinaryIO:
+    """The plain bytes of the gzip file `file`."""
+    return cast("BinaryIO", gzip.open(file))
+
+
+def open_zstd(file: BinaryIO) -> BinaryIO:
+    """The plain bytes of the zstd file `file`, all its frames."""
+    return cast("BinaryIO", io.BufferedReader(_ZstdFile(file), _BUFFER_BYTES))
+
+
+class _ZstdFile(io.RawIOBase):
+    """As zstandard's own reader, which takes a file that was cut off for a whole one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        import zstandard
+
+        self._file = file
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._error = zstandard.ZstdError
+        self._frame = self._new_frame()
+        self._is_within_frame = False
+        self._left = b""  # of the compressed bytes
+        self._plain = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._plain:
+            step = self._left or self._file.read(_STEP_BYTES)
+            self._left = b""
+            if not step:
+                if self._is_within_frame:
+                    raise EOFError("the file ends before its last frame does")
+                return 0
+            try:
+                self._plain = memoryview(self._frame.decompress(step))
+            except self._error as error:
+                raise EOFError(str(error)) from None
+            self._is_within_frame = not self._frame.eof
+            if self._frame.eof:
+                self._left, self._frame = self._frame.unused_data, self._new_frame()
+        count = min(len(buffer), len(self._plain))
+        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
+        return count

@@ -1,0 +1,73 @@
+"""Images below a root that is a URL: the promises of `image.probe`, kept by reading a few blocks of each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import IO
+
+from kto_data import storage
+from kto_data.image import (
+    BOMB_PIXELS,
+    DECODE_ERRORS,
+    END_MARKERS,
+    END_WINDOW,
+    ImageCheck,
+    ImageProbe,
+    NotAnImageError,
+    ProbeStatus,
+    load_upright,
+    read_header,
+    shows_one_color,
+)
+
+
+def probe(given: str, root: str, check: ImageCheck) -> ImageProbe:
+    """Look at the image `given` below the URL `root`, as closely as `check` says.
+
+    Data is untrusted: a URL in it is not fetched, nor anything outside the root, and no bomb is decoded.
+    """
+    if "://" in given or given.startswith("data:"):
+        return ImageProbe(given=given, tried=given, status=ProbeStatus.REMOTE)
+    url = storage.below(root, given)
+    if url is None:
+        tried = f"{root.rstrip('/')}/{given}"
+        return ImageProbe(given=given, tried=tried, status=ProbeStatus.ESCAPES_ROOT, detail=tried)
+    blank = ImageProbe(given=given, tried=url, status=ProbeStatus.OK)
+    if check is ImageCheck.OFF:
+        return blank
+    try:
+        with storage.open_file(url) as (file, num_bytes):
+            return blank if check is ImageCheck.STAT else _look(file, num_bytes, check, blank)
+    except FileNotFoundError:
+        return replace(blank, status=ProbeStatus.NOT_FOUND)
+    except IsADirectoryError:
+        return replace(blank, status=ProbeStatus.NOT_REGULAR, detail="a directory")
+    except OSError as error:
+        return replace(blank, status=ProbeStatus.IO_ERROR, detail=str(error))
+
+
+def _look(file: IO[bytes], num_bytes: int, check: ImageCheck, blank: ImageProbe) -> ImageProbe:
+    if num_bytes == 0:
+        return replace(blank, status=ProbeStatus.UNREADABLE, detail="the file is empty")
+    try:
+        header = read_header(file, num_bytes)
+    except NotAnImageError:
+        return replace(blank, status=ProbeStatus.UNREADABLE, detail="not an image of a known type")
+    except DECODE_ERRORS as error:
+        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # not of Pillow's making
+        return replace(blank, status=ProbeStatus.UNREADABLE, detail=str(error))
+    marker = END_MARKERS.get(header.format)
+    if marker is not None:
+        file.seek(max(0, num_bytes - END_WINDOW))
+        if marker not in file.read():
+            detail = f"the {header.format} end marker is missing"
+            return replace(blank, status=ProbeStatus.TRUNCATED, header=header, detail=detail)
+    if check is not ImageCheck.DECODE or header.pixels > BOMB_PIXELS:
+        return replace(blank, header=header)
+    try:
+        file.seek(0, os.SEEK_SET)
+        return replace(blank, header=header, is_blank=shows_one_color(load_upright(file)))
+    except DECODE_ERRORS as error:
+        return replace(blank, status=ProbeStatus.TRUNCATED, header=header, detail=str(error))
