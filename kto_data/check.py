@@ -21,7 +21,7 @@ from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
-from kto_data.row import Row, SyntaxProblem
+from kto_data.row import Row, SyntaxProblem, encodable
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
 from kto_data.rules.facts import ChunkFacts, Crash, DatasetFacts, ImageFacts, RowImages, Shape
@@ -238,12 +238,12 @@ def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | Non
         code=rule.code,
         severity=defect.severity or rule.severity,
         location=location,
-        message=defect.message,
+        message=encodable(defect.message),
         record_id=row.record_id if row else None,
         row_hash=row.row_hash if row else None,
         fingerprint=_fingerprint(rule.code, location, row),
-        quotes=defect.quotes,
-        data=defect.data,
+        quotes=tuple(map(encodable, defect.quotes)),
+        data=tuple((name, encodable(value) if isinstance(value, str) else value) for name, value in defect.data),
     )
 
 
@@ -258,7 +258,7 @@ def _fingerprint(code: str, location: Location, row: Row | None) -> str:
 
     A finding about the whole dataset goes by its file's name, since nothing else of it lasts.
     """
-    subject = os.path.basename(location.path).encode() if row is None else _canonical(row.line.raw)
+    subject = os.path.basename(location.path).encode(errors="replace") if row is None else _canonical(row.line.raw)
     return hashlib.blake2b(f"{code}\n{location.pointer}\n".encode() + subject, digest_size=16).hexdigest()
 
 

@@ -11,7 +11,9 @@ import errno
 import math
 import os
 import stat
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -40,7 +42,10 @@ _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that saving as JPEG may add
 END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
 
-DECODE_ERRORS = (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, ZeroDivisionError, MemoryError)
+DECODE_ERRORS = (
+    *(OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, ArithmeticError, MemoryError),
+    *(AttributeError, RuntimeError, struct.error, zlib.error),
+)
 """What Pillow raises on damaged files, besides `UnidentifiedImageError` (an OSError)."""
 NotAnImageError = UnidentifiedImageError
 """What Pillow raises on files of no type that it knows."""

@@ -113,7 +113,7 @@ class Row:
         value = self.value.get("id") if isinstance(self.value, dict) else None
         if isinstance(value, bool) or not isinstance(value, str | int):
             return None
-        return _printable(str(value))
+        return encodable(str(value))
 
     @property
     def row_hash(self) -> str:
@@ -122,7 +122,7 @@ class Row:
 
     def user_pointer(self, canonical: str) -> str:
         """A JSON Pointer into `value` as a pointer into the record as the user wrote it, fit to be printed."""
-        return _printable(user_pointer(self.pointers, canonical))
+        return encodable(user_pointer(self.pointers, canonical))
 
 
 def hash_row(raw: bytes) -> str:
@@ -130,7 +130,7 @@ def hash_row(raw: bytes) -> str:
     return xxhash.xxh3_64_hexdigest(raw)
 
 
-def _printable(text: str) -> str:
+def encodable(text: str) -> str:
     """`text` with a '?' for each half of a surrogate pair, which no encoding of text has."""
     return text.encode(errors="replace").decode()
 

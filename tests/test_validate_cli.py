@@ -35,7 +35,8 @@ def test_exit_codes_tell_clean_found_and_could_not_run(clean: str, broken: str, 
     assert main(["validate", broken]) == 1
     assert main(["validate", broken, "--exit-zero"]) == 0
     assert main(["validate", str(tmp_path / "missing.jsonl")]) == 2
-    assert main(["validate", str(tmp_path)]) == 2
+    (tmp_path / "without data").mkdir()
+    assert main(["validate", str(tmp_path / "without data")]) == 2
     assert main(["validate", str(write_jsonl(tmp_path / "empty.jsonl", []))]) == 2
     assert main(["validate", clean, "--no-such-option"]) == 2
     assert main(["no-such-command"]) == 2

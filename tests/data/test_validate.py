@@ -285,16 +285,18 @@ def test_data_without_rows_is_an_input_error(tmp_path: Path) -> None:
         check(tmp_path / "empty.jsonl")
 
 
-def test_a_missing_file_and_a_folder_are_input_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_without_data_are_input_errors(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", balanced(1))
     with pytest.raises(InputError, match="does not exist") as missing:
         check(tmp_path / "trian.jsonl")
     assert missing.value.hint == f"did you mean {tmp_path / 'train.jsonl'}?"
-    with pytest.raises(InputError, match="is a directory"):
-        check(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no data file"):
+        check(tmp_path / "empty")
 
 
 def test_a_file_that_vanishes_after_it_was_opened_is_an_input_error(tmp_path: Path) -> None:
-    gone = Input(Source(path=str(tmp_path / "gone.jsonl"), kind=SourceKind.JSONL, local=str(tmp_path / "gone.jsonl")), make_layout("auto"))
+    path = str(tmp_path / "gone.jsonl")
+    gone = Input(Source(path=path, kind=SourceKind.JSONL, local=path), make_layout("auto"))
     with pytest.raises(InputError, match=r"gone\.jsonl cannot be read"):
         validate([gone], OFF)
