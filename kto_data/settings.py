@@ -14,43 +14,22 @@ A new option takes three small edits:
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, get_origin
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from kto_data.choices import ColorMode, FailLevel, ImageLevel, OutputFormat, ProgressMode
+from kto_data.config_file import Given, Relative, RelativePatterns, find_config, from_file, from_text, place_of
 from kto_data.errors import ConfigError
-
-CONFIG_NAMES = (".ktodata.toml", "ktodata.toml", "pyproject.toml")
-"""Of the files in one folder, the first that holds settings counts."""
 
 DEFAULT = "default"
 """Where a value came from that nobody gave."""
-
-
-@dataclass(frozen=True, slots=True)
-class Relative:
-    """Marks a field of paths: those in a configuration file start at that file's folder.
-
-    `after`: the path is what stands behind the first of these characters, as in `FORMAT:PATH`.
-    """
-
-    after: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RelativePatterns:
-    """Marks a field of tables whose keys, or whose `path` entries, are patterns: with a slash they are paths too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +63,7 @@ class ThresholdEntry(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _of_a_word(cls, given: object) -> object:
-        """"10" is short for `{error = "10"}`."""
+        """ "10" is short for `{error = "10"}`."""
         return given if isinstance(given, dict) else {"error": given}
 
 
@@ -116,6 +95,13 @@ class ValidateSettings(_Strict):
     images: ImageLevel = "header"
     image_max_pixels: Positive | None = None
     image_min_pixels: Positive | None = None
+    row_max_pixels: Positive | None = None
+    # Model and training
+    model: FilePath = None
+    trust_remote_code: bool = False
+    max_length: Positive | None = None
+    batch_size: Positive | None = None
+    train_config: FilePath = None
     # Rules
     select: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
@@ -145,14 +131,6 @@ _FIELDS: dict[str, FieldInfo] = {name.replace("_", "-"): info for name, info in 
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """A value that somebody gave, and where: the words for it in messages."""
-
-    value: object
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
 class Effective:
     """The settings of a run, and of each where it came from."""
 
@@ -160,10 +138,12 @@ class Effective:
     origins: Mapping[str, str]  # by key, as it stands in a file
     config_file: Path | None
 
-    def lines(self) -> Iterable[str]:
-        """`key = value  # origin` for every setting, as TOML reads it where it has the type."""
+    def lines(self, *, given_only: bool = False) -> Iterable[str]:
+        """`key = value  # origin` for every setting, or those that somebody gave; as TOML where it has the type."""
         values = self.settings.model_dump(mode="json", by_alias=True)
         for key, value in values.items():
+            if given_only and key not in self.origins:
+                continue
             shown = orjson.dumps(value).decode()
             yield f"{'# ' if value is None else ''}{key} = {shown}  # {self.origins.get(key, DEFAULT)}"
 
@@ -185,22 +165,12 @@ def resolve(
     path, inline = _config_options(config)
     if path is None and not isolated:
         path = find_config(folder or Path.cwd())
-    from_file = [_from_file(path)] if path else []
+    file_layer = [from_file(path, _FIELDS)] if path else []
     merged: dict[str, Given] = {}
-    for layer in (*from_file, environment, *map(_from_text, inline), options):
+    for layer in (*file_layer, environment, *(from_text(text, _FIELDS) for text in inline), options):
         for key, given in layer.items():
             merged[key] = _joined(merged.get(key), given)
     return Effective(_checked(merged, path), {key: given.origin for key, given in merged.items()}, path)
-
-
-def find_config(folder: Path) -> Path | None:
-    """The nearest file with settings in `folder` or above it. A `pyproject.toml` counts if it has `[tool.ktodata]`."""
-    for place in (folder, *folder.parents):
-        for name in CONFIG_NAMES:
-            path = place / name
-            if path.is_file() and (name != "pyproject.toml" or "ktodata" in _read_toml(path).get("tool", {})):
-                return path
-    return None
 
 
 def option_value(key: str, value: object) -> object:
@@ -232,74 +202,6 @@ def _config_options(config: Sequence[str]) -> tuple[Path | None, list[str]]:
     return (Path(files[0]) if files else None), [text for text in config if text not in files]
 
 
-def _from_file(path: Path) -> dict[str, Given]:
-    table = _read_toml(path)
-    if path.name == "pyproject.toml":
-        table = table.get("tool", {}).get("ktodata", {})
-    for key in table:
-        if key not in _FIELDS:
-            raise _unknown(key, _place(path, key))
-    folder = path.parent
-    return {key: Given(_rebased(_FIELDS[key], value, folder), str(path)) for key, value in table.items()}
-
-
-def _from_text(text: str) -> dict[str, Given]:
-    key, _, value = (part.strip() for part in text.partition("="))
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        try:
-            table = tomllib.loads(f"{key} = {orjson.dumps(value).decode()}")
-        except tomllib.TOMLDecodeError:
-            raise ConfigError(f"--config {text}: not of the form key=value", hint="--config show=10") from None
-    origin = f"--config {text}"
-    for key in table:
-        if key not in _FIELDS:
-            raise _unknown(key, origin)
-    return {key: Given(value, origin) for key, value in table.items()}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="--config takes a TOML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-
-
-def _rebased(info: FieldInfo, value: object, folder: Path) -> object:
-    if any(isinstance(mark, RelativePatterns) for mark in info.metadata):
-        return _rebased_patterns(value, folder)
-    mark = next((mark for mark in info.metadata if isinstance(mark, Relative)), None)
-    if mark is None:
-        return value
-    if isinstance(value, str):
-        return _joined_path(value, mark, folder)
-    if isinstance(value, list):
-        return [_joined_path(item, mark, folder) if isinstance(item, str) else item for item in value]
-    if isinstance(value, dict):
-        return {k: _joined_path(item, mark, folder) if isinstance(item, str) else item for k, item in value.items()}
-    return value
-
-
-def _rebased_patterns(value: object, folder: Path) -> object:
-    def rebased(pattern: str) -> str:
-        return _joined_path(pattern, Relative(), folder) if "/" in pattern else pattern
-
-    if isinstance(value, dict):
-        return {rebased(pattern): item for pattern, item in value.items()}
-    if isinstance(value, list):
-        return [
-            {**item, "path": rebased(item["path"])} if isinstance(item, dict) and isinstance(item.get("path"), str)
-            else item
-            for item in value
-        ]  # fmt: skip
-    return value
-
-
 def _words(given: object) -> object:
     """Words that may come as one text, comma-separated."""
     if isinstance(given, str):
@@ -310,13 +212,6 @@ def _words(given: object) -> object:
 def _digits(given: object) -> object:
     """A number may be written as one."""
     return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
-
-
-def _joined_path(text: str, mark: Relative, folder: Path) -> str:
-    before, found, path = text.partition(mark.after) if mark.after else ("", "", text)
-    if (mark.after and not found) or path == "-" or "://" in path:
-        return text
-    return f"{before}{found}{os.path.relpath(folder / path) if not os.path.isabs(path) else path}"
 
 
 def _joined(lower: Given | None, upper: Given) -> Given:
@@ -336,23 +231,8 @@ def _checked(merged: Mapping[str, Given], path: Path | None) -> ValidateSettings
         where = [str(part) for part in problem["loc"]]
         key = where[0]
         origin = merged[key].origin
-        place = _place(path, key) if path and origin == str(path) else origin
+        place = place_of(path, key) if path and origin == str(path) else origin
         if problem["type"] == "extra_forbidden":
             raise ConfigError(f"{place}: unknown key {'.'.join(where)}") from None
         said = problem["msg"].replace("Input should be", "must be")
         raise ConfigError(f"{place}: {'.'.join(where)} {said}, not {problem['input']!r}") from None
-
-
-def _unknown(key: str, place: str) -> ConfigError:
-    spelt = key.replace("_", "-")
-    near = [spelt] if spelt in _FIELDS else difflib.get_close_matches(spelt, _FIELDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else "ktodata validate --show-settings lists the keys"
-    return ConfigError(f"{place}: unknown key {key}", hint=hint)
-
-
-def _place(path: Path, key: str) -> str:
-    """The file, with the line of the key where it is written plainly."""
-    found = re.compile(rf"^\s*(?:\[+(?:tool\.ktodata\.)?)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]", re.MULTILINE)
-    text = path.read_text(encoding="utf-8")
-    match = found.search(text, max(0, text.find("[tool.ktodata")) if path.name == "pyproject.toml" else 0)
-    return f"{path}:{text.count(chr(10), 0, match.end()) + 1}" if match else str(path)

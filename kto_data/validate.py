@@ -9,8 +9,8 @@ the first `KEPT_PER_RULE` are kept, so that memory does not grow with the defect
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset, note
 from kto_data.clean import Gate
@@ -23,7 +23,10 @@ from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
 from kto_data.rules.run import findings_truncated
+from kto_data.rules.schema import LINE_ENDING_CODES
+from kto_data.rules.suppression import unused_suppression
 from kto_data.source import Chunk
+from kto_data.triage import Hidden, Triage
 
 KEPT_PER_RULE = 10_000
 _ROWS_PER_CHUNK = 2_000  # some megabytes: enough to make the way to a worker and back cheap
@@ -41,8 +44,10 @@ class RuleCount:
 
     rule: AnyRule
     by_severity: Counter[Severity] = field(default_factory=Counter)
+    by_path: Counter[str] = field(default_factory=Counter)  # file -> findings
     num_rows: int = 0  # records with at least one finding; 0 of rules that look at the whole dataset
     findings: list[Finding] = field(default_factory=list)
+    is_tolerated: bool = False  # no more were found than its threshold puts up with
     _last_place: tuple[str, int | None] = ("", None)
 
     @property
@@ -58,12 +63,18 @@ class RuleCount:
     def add(self, finding: Finding) -> None:
         """Count one finding; they must come in the order of the data."""
         self.by_severity[finding.severity] += 1
+        self.by_path[finding.location.path] += 1
         place = (finding.location.path, finding.location.line)
         if finding.location.line is not None and place != self._last_place:
             self.num_rows += 1
             self._last_place = place
         if len(self.findings) < KEPT_PER_RULE:
             self.findings.append(finding)
+
+    def set_severity(self, severity: Severity) -> None:
+        """Make all findings equally severe."""
+        self.by_severity = Counter({severity: self.count})
+        self.findings = [replace(finding, severity=severity) for finding in self.findings]
 
 
 @dataclass(slots=True)
@@ -73,6 +84,7 @@ class InputCount:
     path: str
     num_rows: int = 0  # blank lines are none
     num_rows_ok: int = 0  # rows without an error
+    split: str = "train"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,7 @@ class Validation:
     skipped: tuple[tuple[AnyRule, str], ...]  # selected rules that could not run, and why
     num_desirable: int
     num_undesirable: int
+    hidden: Mapping[Hidden, int] = field(default_factory=dict)  # findings that are counted here alone
 
     @property
     def num_rows(self) -> int:
@@ -101,8 +114,13 @@ class Validation:
         return sorted(self.counts.values(), key=lambda c: (c.severity.rank, -c.count, c.rule.code))
 
     def fails(self, level: Severity) -> bool:
-        """Whether anything was found that is as bad as `level` or worse."""
-        return any(severity.at_least(level) for severity in self.by_severity)
+        """Whether anything was found that is as bad as `level` or worse, what thresholds put up with left out."""
+        return any(
+            severity.at_least(level)
+            for count in self.counts.values()
+            if not count.is_tolerated
+            for severity in count.by_severity
+        )
 
 
 def validate(
@@ -110,6 +128,7 @@ def validate(
     settings: CheckSettings,
     *,
     excerpt: Excerpt = ALL_ROWS,
+    triage: Triage | None = None,
     jobs: int = 1,
     listen: Listen = lambda findings: None,
     progress: Progress = lambda num_rows: None,
@@ -119,18 +138,24 @@ def validate(
     Raises `InputError` when a file cannot be read, or there is no record in any of them.
     """
     counts: dict[str, RuleCount] = {}
-    read = {entry.source.path: InputCount(entry.source.path) for entry in inputs}
-    facts = DatasetFacts()
+    triage = triage or Triage()
+    read = {entry.source.path: InputCount(entry.source.path, split=entry.split) for entry in inputs}
+    facts = DatasetFacts(settings.batch_size)
     num_rows = 0
+    if settings.model is not None:  # a model that cannot be loaded is told of here, not by a worker that dies
+        from kto_data.model_check import the_processor
+
+        the_processor(settings.model, settings.trust_remote_code)
     results = local.run(_check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,))
     for report in results:
         facts.extend(report.facts)
         entry = read[report.facts.path]
         entry.num_rows += report.num_rows
         entry.num_rows_ok += report.num_rows_ok
-        _count(report.findings, counts)
-        if report.findings:
-            listen(report.findings)
+        findings = triage.sort_out(report.findings)
+        _count(findings, counts)
+        if findings:
+            listen(findings)
         num_rows += report.num_rows
         progress(num_rows)
     if not num_rows:
@@ -138,9 +163,12 @@ def validate(
     order = {path: index for index, path in enumerate(read)}
     overall = sorted(
         check_dataset(facts, settings),
-        key=lambda finding: (finding.code, order[finding.location.path], finding.location.line or 0),
+        key=lambda finding: (finding.code, order.get(finding.location.path, len(order)), finding.location.line or 0),
     )
+    overall = triage.sort_out(overall)
+    overall += triage.sort_out(_unused_suppressions(triage, facts, settings))
     _count(overall, counts)
+    _apply_thresholds(triage, counts, num_rows)
     overall += _cut_short(counts)
     if overall:
         listen(overall)
@@ -152,6 +180,7 @@ def validate(
         skipped=tuple((rule, reason) for rule in chosen if (reason := settings.skip_reason(rule))),
         num_desirable=facts.num_desirable,
         num_undesirable=facts.num_undesirable,
+        hidden=triage.hidden,
     )
 
 
@@ -160,6 +189,25 @@ def _count(findings: Iterable[Finding], counts: dict[str, RuleCount]) -> None:
         if finding.code not in counts:
             counts[finding.code] = RuleCount(next(rule for rule in ALL_RULES if rule.code == finding.code))
         counts[finding.code].add(finding)
+
+
+def _unused_suppressions(triage: Triage, facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:
+    """What only the end of a run can tell: the suppressions that hid nothing."""
+    if unused_suppression.code in settings.codes:
+        unused = tuple((entry.place, str(entry)) for entry in triage.unused(settings.codes))
+        for defect in unused_suppression.check(replace(facts.config, unused_suppressions=unused)):
+            assert defect.path is not None
+            yield as_finding(unused_suppression, defect, Location(path=defect.path))
+
+
+def _apply_thresholds(triage: Triage, counts: dict[str, RuleCount], num_rows: int) -> None:
+    """How severe a rule's findings are where that depends on how many there are."""
+    for code, threshold in triage.thresholds.items():
+        if code in counts:
+            count = counts[code]
+            severity = threshold.severity(count.num_rows or count.count, num_rows)
+            count.set_severity(severity)
+            count.is_tolerated = severity is Severity.INFO
 
 
 def _cut_short(counts: dict[str, RuleCount]) -> list[Finding]:
@@ -233,14 +281,42 @@ class _Worker:
         return checker, gate
 
 
-_worker: _Worker | None = None  # of this process
+class _ModelWorker:
+    """What is made once a process where a model is given: every record is measured, so that no gate can save time."""
+
+    def __init__(self, settings: CheckSettings) -> None:
+        from kto_data.model_check import ModelChecker  # and with it pydantic, which others need not wait for
+
+        self._checker = ModelChecker(settings)
+
+    def check(self, unit: _Unit) -> _ChunkReport:
+        facts = ChunkFacts(unit.chunk.path, unit.split)
+        findings: list[Finding] = []
+        num_rows = num_bad = 0
+        for measured in self._checker.check(unit.chunk.lines(), unit.layout):
+            checked = measured.checked
+            note(checked, facts)
+            facts.tokens.extend(measured.num_tokens)
+            findings += checked.findings
+            if checked.labels:
+                num_rows += 1
+                num_bad += not checked.is_trainable
+        return _ChunkReport(num_rows, num_rows - num_bad, tuple(findings), facts)
+
+
+_worker: _Worker | _ModelWorker | None = None  # of this process
+_wants_endings = False
 
 
 def _start(settings: CheckSettings) -> None:
-    global _worker
-    _worker = _Worker(settings)
+    global _worker, _wants_endings
+    _wants_endings = not LINE_ENDING_CODES.isdisjoint(settings.codes)
+    _worker = _ModelWorker(settings) if settings.model is not None else _Worker(settings)
 
 
 def _check_unit(unit: _Unit) -> _ChunkReport:
     assert _worker is not None
-    return _worker.check(unit)
+    report = _worker.check(unit)
+    if _wants_endings:
+        report.facts.endings = unit.chunk.endings()
+    return report

@@ -62,6 +62,16 @@ ImageRoot = Annotated[
 Images = Annotated[choices.ImageLevel, option(IMAGES, help="How closely images are looked at.")]
 ImageMaxPixels = Annotated[int | None, option(IMAGES, help="Point out larger images.", min=1)]
 ImageMinPixels = Annotated[int | None, option(IMAGES, help="Point out smaller images.", min=1)]
+RowMaxPixels = Annotated[int | None, option(IMAGES, help="Point out rows whose images have more together.", min=1)]
+
+# Model
+Model = Annotated[Path | None, option(MODEL, help="Model folder; its weights are not read. Counts tokens.")]
+TrustRemoteCode = Annotated[bool, flag(MODEL, help="Run code that comes with the model.")]
+MaxLength = Annotated[int | None, option(MODEL, help="Tokens a row may have, images included.", min=1)]
+BatchSize = Annotated[
+    int | None, option(MODEL, help="Rows a device, of the training to come.", min=1, show_default="of --train-config")
+]
+TrainConfig = Annotated[Path | None, option(MODEL, help="Config file of `ktodata train`, to be checked with the data.")]
 
 # Rules
 Select = Annotated[
@@ -138,7 +148,8 @@ class GroupedCommand(TyperCommand):
 
 def settings_of(ctx: typer.Context, *, config: Sequence[str], isolated: bool) -> Effective:
     """The settings of a run of `ktodata validate`, from everything that was given."""
-    from kto_data.settings import Given, known_keys, option_value, resolve
+    from kto_data.config_file import Given
+    from kto_data.settings import known_keys, option_value, resolve
 
     given: dict[str, dict[str, Given]] = {"COMMANDLINE": {}, "ENVIRONMENT": {}}
     for parameter in ctx.command.params:

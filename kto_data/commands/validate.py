@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from kto_data.finding import Finding, Severity
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
     from kto_data.inputs import Excerpt, Input
-    from kto_data.settings import ValidateSettings
+    from kto_data.settings import Effective, ValidateSettings
+    from kto_data.triage import Triage
     from kto_data.validate import Validation
 
 _BYTES_WORTH_A_PROCESS = 16_000_000  # under it, starting processes takes longer than checking
@@ -49,6 +50,13 @@ def validate(
     images: options.Images = "header",
     image_max_pixels: options.ImageMaxPixels = None,
     image_min_pixels: options.ImageMinPixels = None,
+    row_max_pixels: options.RowMaxPixels = None,
+    # Model
+    model: options.Model = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    max_length: options.MaxLength = None,
+    batch_size: options.BatchSize = None,
+    train_config: options.TrainConfig = None,
     # Rules
     select: options.Select = None,
     extend_select: options.ExtendSelect = None,
@@ -85,13 +93,17 @@ def validate(
     if show_settings:
         sys.stdout.writelines(f"{line}\n" for line in effective.lines())
         return
-    exit_code = _validate(effective.settings)
+    exit_code = _validate(effective, write_baseline)
     if exit_code:
         raise typer.Exit(exit_code)
 
 
-def _validate(settings: ValidateSettings) -> ExitCode:
+def _validate(effective: Effective, write_baseline: Path | None) -> ExitCode:
+    from kto_data.commands.gate import make_sieve
+    from kto_data.engine import local
     from kto_data.inputs import open_inputs, take_excerpt
+
+    settings = effective.settings
 
     def say(line: str) -> None:
         if not settings.quiet:
@@ -106,9 +118,16 @@ def _validate(settings: ValidateSettings) -> ExitCode:
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
     if excerpt.text:
         say(excerpt.text)
+    jobs = settings.jobs or _worthwhile_jobs(inputs, local.default_jobs())
+    if settings.verbose:
+        _say_what_runs(effective, check, jobs, say)
+    sieve = make_sieve(
+        settings, inputs=inputs, check=check, config_file=effective.config_file, write_to=write_baseline, jobs=jobs
+    )
     with _output(settings.output_file) as output:
-        validation = _run(inputs, excerpt, check, settings, output if settings.output_format == "concise" else None)
-        failed = validation.fails(Severity(settings.fail_level))
+        stream = output if settings.output_format == "concise" else None
+        validation = _run(inputs, excerpt, check, sieve.triage, jobs, settings, stream)
+        failed = validation.fails(Severity(settings.fail_level)) and write_baseline is None
         exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
         if settings.output_format == "full":
             color = _wants_color(settings.color, output)
@@ -117,9 +136,18 @@ def _validate(settings: ValidateSettings) -> ExitCode:
             _print_json(validation, inputs, output, exit_code=exit_code, failed=failed)
         elif settings.output_format == "github":
             _print_github(validation, output)
+    for note in sieve.close(validation):
+        say(note)
     if not settings.quiet:
         _print_summary(validation)
     return exit_code
+
+
+def _say_what_runs(effective: Effective, check: CheckSettings, jobs: int, say: Callable[[str], None]) -> None:
+    say(f"settings from {effective.config_file or 'no file'}")
+    for line in effective.lines(given_only=True):
+        say(line)
+    say(f"{len(check.codes)} rules selected, {jobs} {'process' if jobs == 1 else 'processes'}")
 
 
 def _check_settings(settings: ValidateSettings) -> CheckSettings:
@@ -137,8 +165,20 @@ def _check_settings(settings: ValidateSettings) -> CheckSettings:
         images=ImageCheck(settings.images),
         image_root=_image_root(settings.image_root),
         budget=PixelBudget(min_pixels=least, max_pixels=most),
+        row_max_pixels=settings.row_max_pixels,
+        model=settings.model,
+        trust_remote_code=settings.trust_remote_code,
+        max_length=settings.max_length,
+        batch_size=settings.batch_size or _planned_batch_size(settings.train_config),
+        train_config=settings.train_config,
         codes=frozenset(rule.code for rule in rules),
     )
+
+
+def _planned_batch_size(train_config: Path | None) -> int | None:
+    from kto_data.training import read_train_plan
+
+    return read_train_plan(train_config).batch_size if train_config is not None else None
 
 
 def _image_root(given: str | None) -> str | None:
@@ -159,10 +199,11 @@ def _run(
     inputs: Sequence[Input],
     excerpt: Excerpt,
     check: CheckSettings,
+    triage: Triage,
+    jobs: int,
     settings: ValidateSettings,
     stream: TextIO | None,
 ) -> Validation:
-    from kto_data.engine import local
     from kto_data.progress import Progress
     from kto_data.report.text import concise_line
     from kto_data.validate import validate as run
@@ -171,9 +212,10 @@ def _run(
         if stream is not None:
             stream.writelines(f"{concise_line(finding)}\n" for finding in findings)
 
-    jobs = settings.jobs or _worthwhile_jobs(inputs, local.default_jobs())
     with Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress:
-        return run(inputs, check, excerpt=excerpt, jobs=jobs, listen=listen, progress=progress.advance_to)
+        return run(
+            inputs, check, excerpt=excerpt, triage=triage, jobs=jobs, listen=listen, progress=progress.advance_to
+        )
 
 
 def _worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:
@@ -233,6 +275,9 @@ def _print_github(validation: Validation, output: TextIO) -> None:
 
 def _print_summary(validation: Validation) -> None:
     from kto_data.report.text import next_command, summary_line
+    from kto_data.triage import hidden_words
 
     sys.stdout.flush()
+    if validation.hidden:
+        print(f"not shown: {hidden_words(validation.hidden)}", file=sys.stderr)
     print(f"{summary_line(validation)}\nnext: {next_command(validation)}", file=sys.stderr)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from kto_data.errors import UsageError
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule
+
+Value = TypeVar("Value")
 
 
 def select_rules(
@@ -34,6 +37,18 @@ def find_rules(prefix: str) -> tuple[AnyRule, ...]:
     """The rules whose code starts with `prefix`, or the one with that name. Raises `UsageError` where there is none."""
     (code,) = _prefixes([prefix]) or ("",)
     return tuple(rule for rule in ALL_RULES if rule.code.startswith(code))
+
+
+def codes_of(words: Iterable[str]) -> frozenset[str]:
+    """The codes that codes, prefixes and names stand for. Raises `UsageError` for what matches no rule."""
+    prefixes = _prefixes(words)
+    return frozenset(rule.code for rule in ALL_RULES if rule.code.startswith(prefixes))
+
+
+def by_code(values: Mapping[str, Value]) -> dict[str, Value]:
+    """What is said of codes, prefixes and names, by code: of a rule the longest prefix counts."""
+    said = sorted(((_prefixes([word]), value) for word, value in values.items()), key=lambda pair: len(pair[0][0]))
+    return {rule.code: value for prefixes, value in said for rule in ALL_RULES if rule.code.startswith(prefixes)}
 
 
 def _prefixes(given: Iterable[str]) -> tuple[str, ...]:
