@@ -14,15 +14,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
-from pydantic.fields import FieldInfo
 
 from kto_data.errors import ConfigError
 
-Fields = Mapping[str, FieldInfo]
-"""The keys that a file may have, and what each holds."""
+Fields = Mapping[str, Any]
+"""The keys that a file may have, and the type of each, with its marks."""
 
 CONFIG_NAMES = (".ktodata.toml", "ktodata.toml", "pyproject.toml")
 """Of the files in one folder, the first that holds settings counts."""
@@ -49,6 +48,11 @@ class Given:
 
     value: object
     origin: str
+
+
+def key_of(name: str) -> str:
+    """The key of a field, as it stands in a file."""
+    return name.replace("_", "-")
 
 
 def find_config(folder: Path) -> Path | None:
@@ -101,10 +105,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
-def _rebased(info: FieldInfo, value: object, folder: Path) -> object:
-    if any(isinstance(mark, RelativePatterns) for mark in info.metadata):
+def _rebased(hint: Any, value: object, folder: Path) -> object:
+    marks = get_args(hint)
+    if any(isinstance(mark, RelativePatterns) for mark in marks):
         return _rebased_patterns(value, folder)
-    mark = next((mark for mark in info.metadata if isinstance(mark, Relative)), None)
+    mark = next((mark for mark in marks if isinstance(mark, Relative)), None)
     if mark is None:
         return value
     if isinstance(value, str):

@@ -14,22 +14,24 @@ A new option takes three small edits:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Annotated, get_origin
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from kto_data.choices import ColorMode, FailLevel, ImageLevel, OutputFormat, ProgressMode
-from kto_data.config_file import Given, Relative, RelativePatterns, find_config, from_file, from_text, place_of
+from kto_data.config_file import Given, Relative, RelativePatterns, find_config, from_file, from_text, key_of, place_of
 from kto_data.errors import ConfigError
 
 DEFAULT = "default"
 """Where a value came from that nobody gave."""
+
+_TRIED = ("int", "float", "str", "ThresholdEntry")
+_STRICT: dict[str, Any] = {"strict": True, "extra": "forbid", "alias_generator": key_of}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +41,61 @@ class Entries:
     separator: str
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-")
-    )
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """Marks a number that must not be smaller."""
+
+    number: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Pydantic's name for it; pydantic itself is loaded only where there is a file to check."""
+        return {**handler(source), "ge": self.number}
 
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, AtLeast(0)]
+Positive = Annotated[int, AtLeast(1)]
 FilePath = Annotated[Path | None, Relative()]
+Codes = tuple[str, ...] | str
+Amount = int | float | str
+"""A number, or a share of all rows such as "0.5%"."""
 
 
-Codes = Annotated[tuple[str, ...], BeforeValidator(lambda given: _words(given))]
-Amount = Annotated[str, BeforeValidator(lambda given: _digits(given)), Field(pattern=r"^\d+(\.\d+)?%?$")]
+@dataclass(frozen=True, kw_only=True)
+class ThresholdEntry:
+    """How many findings of a rule are put up with; more of them are warnings, or errors."""
 
+    __pydantic_config__: ClassVar = _STRICT
 
-class ThresholdEntry(_Strict):
-    """How many findings of a rule are put up with: a number such as "10", or a share of all rows such as "0.5%"."""
-
-    warn: Amount = "0"
+    warn: Amount = 0
     error: Amount | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_word(cls, given: object) -> object:
-        """ "10" is short for `{error = "10"}`."""
-        return given if isinstance(given, dict) else {"error": given}
 
-
-class SuppressEntry(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class SuppressEntry:
     """Findings that somebody has looked at and lives with, and why."""
 
-    rule: Annotated[str, Field(min_length=1)]  # a code, a prefix of codes or a name
+    __pydantic_config__: ClassVar = _STRICT
+
+    rule: str  # a code, a prefix of codes or a name
+    reason: str
     path: str = ""
     row: str = ""  # a record's id or hash, or a fingerprint
-    reason: Annotated[str, Field(min_length=1)]
     expires: date | None = None
 
 
-class ValidateSettings(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
     """Every option of `ktodata validate` that a configuration file may set."""
+
+    __pydantic_config__: ClassVar = _STRICT
 
     # Input
     paths: Annotated[tuple[str, ...], Relative()] = ()
     format: str = "auto"
     dataset_info: FilePath = None
     dataset: str | None = None
-    map: dict[str, str] = Field(default_factory=dict)
-    split: Annotated[dict[str, str], Relative()] = Field(default_factory=dict)
+    map: dict[str, str] = field(default_factory=dict)
+    split: Annotated[dict[str, str], Relative()] = field(default_factory=dict)
     limit: Positive | None = None
     sample: Positive | None = None
     seed: Count = 0
@@ -106,14 +115,17 @@ class ValidateSettings(_Strict):
     select: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    per_file_ignores: Annotated[dict[str, Codes], RelativePatterns(), Entries(":")] = Field(default_factory=dict)
-    severity: dict[str, FailLevel] = Field(default_factory=dict)
-    thresholds: dict[str, ThresholdEntry] = Field(default_factory=dict)
+    per_file_ignores: Annotated[dict[str, Codes], RelativePatterns(), Entries(":")] = field(default_factory=dict)
+    severity: dict[str, FailLevel] = field(default_factory=dict)
+    thresholds: dict[str, ThresholdEntry | Amount] = field(default_factory=dict)
     suppress: Annotated[tuple[SuppressEntry, ...], RelativePatterns()] = ()
     # Output
     output_format: OutputFormat = "full"
     output_file: FilePath = None
+    report: tuple[str, ...] = ()
+    statistics: bool = False
     show: Count = 5
+    redact: bool | None = None
     # Gate
     fail_level: FailLevel = "error"
     exit_zero: bool = False
@@ -127,7 +139,8 @@ class ValidateSettings(_Strict):
     verbose: bool = False
 
 
-_FIELDS: dict[str, FieldInfo] = {name.replace("_", "-"): info for name, info in ValidateSettings.model_fields.items()}
+_HINTS = get_type_hints(ValidateSettings, include_extras=True)
+_FIELDS: dict[str, Any] = {key_of(entry.name): _HINTS[entry.name] for entry in dataclasses.fields(ValidateSettings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +153,11 @@ class Effective:
 
     def lines(self, *, given_only: bool = False) -> Iterable[str]:
         """`key = value  # origin` for every setting, or those that somebody gave; as TOML where it has the type."""
-        values = self.settings.model_dump(mode="json", by_alias=True)
-        for key, value in values.items():
+        for key in _FIELDS:
             if given_only and key not in self.origins:
                 continue
-            shown = orjson.dumps(value).decode()
+            value = getattr(self.settings, key.replace("-", "_"))
+            shown = orjson.dumps(value, default=str).decode()
             yield f"{'# ' if value is None else ''}{key} = {shown}  # {self.origins.get(key, DEFAULT)}"
 
 
@@ -170,15 +183,18 @@ def resolve(
     for layer in (*file_layer, environment, *(from_text(text, _FIELDS) for text in inline), options):
         for key, given in layer.items():
             merged[key] = _joined(merged.get(key), given)
-    return Effective(_checked(merged, path), {key: given.origin for key, given in merged.items()}, path)
+    # What Typer took from the command line has its type already; pydantic takes longer to load than a file to check.
+    plain = not (path or inline or any(isinstance(given.value, dict) for given in merged.values()))
+    settings = _typed(merged) if plain else _checked(merged, path)
+    return Effective(settings, {key: given.origin for key, given in merged.items()}, path)
 
 
 def option_value(key: str, value: object) -> object:
     """What the command line or the environment gives for `key`, as a file would have it."""
-    info = _FIELDS[key]
-    if not isinstance(value, list | tuple) or get_origin(info.annotation) is not dict:
+    kind, *marks = _parts(_FIELDS[key])
+    if not isinstance(value, list | tuple) or get_origin(kind) is not dict:
         return value
-    separator = next((mark.separator for mark in info.metadata if isinstance(mark, Entries)), "=")
+    separator = next((mark.separator for mark in marks if isinstance(mark, Entries)), "=")
     table: dict[str, str] = {}
     for entry in value:
         name, found, text = str(entry).rpartition(separator) if separator == ":" else str(entry).partition(separator)
@@ -202,18 +218,6 @@ def _config_options(config: Sequence[str]) -> tuple[Path | None, list[str]]:
     return (Path(files[0]) if files else None), [text for text in config if text not in files]
 
 
-def _words(given: object) -> object:
-    """Words that may come as one text, comma-separated."""
-    if isinstance(given, str):
-        return tuple(filter(None, (word.strip() for word in given.split(","))))
-    return tuple(given) if isinstance(given, list) else given
-
-
-def _digits(given: object) -> object:
-    """A number may be written as one."""
-    return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
-
-
 def _joined(lower: Given | None, upper: Given) -> Given:
     """The upper value, or both where they are tables: each entry of a table is a setting of its own."""
     if lower is None or not isinstance(lower.value, dict) or not isinstance(upper.value, dict):
@@ -221,18 +225,40 @@ def _joined(lower: Given | None, upper: Given) -> Given:
     return Given({**lower.value, **upper.value}, f"{upper.origin} over {lower.origin}")
 
 
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """A type, and the marks it has."""
+    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
+
+
+def _typed(merged: Mapping[str, Given]) -> ValidateSettings:
+    values: dict[str, Any] = {}
+    for key, given in merged.items():
+        kind = _parts(_FIELDS[key])[0]
+        value = tuple(given.value) if isinstance(given.value, list) else given.value
+        values[key.replace("-", "_")] = Path(value) if Path in get_args(kind) and isinstance(value, str) else value
+    return ValidateSettings(**values)
+
+
 def _checked(merged: Mapping[str, Given], path: Path | None) -> ValidateSettings:
+    from pydantic import TypeAdapter, ValidationError
+
     text = orjson.dumps({key: given.value for key, given in merged.items()}, option=orjson.OPT_NON_STR_KEYS)
     try:
-        return ValidateSettings.model_validate_json(text)
+        return TypeAdapter(ValidateSettings).validate_json(text)
     except ValidationError as error:
-        problem = error.errors()[0]
-        # The names that pydantic gives to the members of a union are none of the user's.
-        where = [str(part) for part in problem["loc"]]
-        key = where[0]
-        origin = merged[key].origin
-        place = place_of(path, key) if path and origin == str(path) else origin
-        if problem["type"] == "extra_forbidden":
-            raise ConfigError(f"{place}: unknown key {'.'.join(where)}") from None
-        said = problem["msg"].replace("Input should be", "must be")
-        raise ConfigError(f"{place}: {'.'.join(where)} {said}, not {problem['input']!r}") from None
+        raise _told(dict(error.errors()[0]), merged, path) from None
+
+
+def _told(problem: dict[str, Any], merged: Mapping[str, Given], path: Path | None) -> ConfigError:
+    where = [str(part) for part in problem["loc"]]
+    key, inner = where[0], where[1:]
+    origin = merged[key].origin
+    place = place_of(path, key) if path and origin == str(path) else origin
+    # The types that pydantic tried of a union stand among the keys, and are none of the user's words.
+    shown = ".".join([key, *(part for part in inner if part not in _TRIED and "[" not in part)])
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return ConfigError(f"{place}: unknown key {shown}")
+    if problem["type"] in ("missing", "missing_argument"):
+        return ConfigError(f"{place}: {shown} is not set")
+    said = problem["msg"].replace("Input should be", "must be")
+    return ConfigError(f"{place}: {shown} {said}, not {problem['input']!r}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kto_data.errors import ConfigError
+
 if TYPE_CHECKING:
     from kto_data.baseline import Baseline
     from kto_data.check import CheckSettings
     from kto_data.inputs import Input
-    from kto_data.settings import SuppressEntry, ValidateSettings
+    from kto_data.settings import Codes, SuppressEntry, ValidateSettings
     from kto_data.triage import Limit, Suppression, Threshold, Triage
     from kto_data.validate import Validation
 
@@ -52,13 +55,16 @@ def make_sieve(
 
     Raises `UsageError` for a rule that there is not, `ConfigError` for a baseline that cannot be read.
     """
-    from kto_data.baseline import Baseline, read_baseline
     from kto_data.finding import Severity
     from kto_data.rules.selection import by_code, codes_of
     from kto_data.triage import FileIgnore, Hidden, Triage
 
-    baseline = read_baseline(settings.baseline) if settings.baseline else None
-    written = Baseline() if write_to else None
+    baseline = written = None
+    if settings.baseline or write_to:
+        from kto_data.baseline import Baseline, read_baseline
+
+        baseline = read_baseline(settings.baseline) if settings.baseline else None
+        written = Baseline() if write_to else None
     known = [(Hidden.BASELINE, baseline.take)] if baseline is not None else []
     if settings.new_from is not None:
         from kto_data.revision import findings_at
@@ -67,7 +73,7 @@ def make_sieve(
     triage = Triage(
         severities=by_code({word: Severity(level) for word, level in settings.severity.items()}),
         thresholds=_thresholds(settings),
-        ignores=[FileIgnore(pattern, codes_of(words)) for pattern, words in settings.per_file_ignores.items()],
+        ignores=[FileIgnore(pattern, codes_of(_listed(words))) for pattern, words in settings.per_file_ignores.items()],
         suppressions=[_suppression(entry, str(config_file or "the settings")) for entry in settings.suppress],
         known=known,
         record=written.add if written is not None else None,
@@ -75,22 +81,31 @@ def make_sieve(
     return Sieve(triage, baseline, written, write_to)
 
 
+def _listed(words: Codes) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else words
+
+
 def _thresholds(settings: ValidateSettings) -> dict[str, Threshold]:
     from kto_data.rules.selection import by_code
+    from kto_data.settings import ThresholdEntry
     from kto_data.triage import Threshold
 
-    return by_code(
-        {
-            word: Threshold(_limit(entry.warn), _limit(entry.error) if entry.error is not None else None)
-            for word, entry in settings.thresholds.items()
-        }
-    )
+    thresholds = {}
+    for word, given in settings.thresholds.items():
+        entry = given if isinstance(given, ThresholdEntry) else ThresholdEntry(error=given)
+        error = None if entry.error is None else _limit(entry.error, word)
+        thresholds[word] = Threshold(_limit(entry.warn, word), error)
+    return by_code(thresholds)
 
 
-def _limit(text: str) -> Limit:
+def _limit(amount: float | str, word: str) -> Limit:
     from kto_data.triage import Limit
 
-    return Limit(float(text.removesuffix("%")) / 100, True) if text.endswith("%") else Limit(float(text), False)
+    text = str(amount).strip()
+    number = text.removesuffix("%")
+    if not re.fullmatch(r"\d+(\.\d+)?", number):
+        raise ConfigError(f"the threshold of {word} is {amount!r}", hint="a number such as 10, or a share such as 0.5%")
+    return Limit(float(number) / 100, True) if text != number else Limit(float(number), False)
 
 
 def _suppression(entry: SuppressEntry, place: str) -> Suppression:

@@ -33,7 +33,7 @@ def option(panel: str, *names: str, help: str, **more: Any) -> Any:
 
 def flag(panel: str, *names: str, help: str) -> Any:
     """An option without a value, and without its `--no-` twin: a file's `true` is undone with `--config key=false`."""
-    return option(panel, *names, help=help, is_flag=True)
+    return option(panel, *names, help=help)
 
 
 Paths = Annotated[
@@ -98,6 +98,18 @@ Thresholds = Annotated[
 # Output
 OutputFormat = Annotated[choices.OutputFormat, option(OUTPUT, help="How findings are printed.")]
 OutputFile = Annotated[Path | None, option(OUTPUT, "--output-file", "-o", help="Print findings to a file.")]
+Reports = Annotated[
+    list[str] | None,
+    option(OUTPUT, "--report", help="Write a report to a file besides. Repeatable.", metavar="FORMAT:PATH"),
+]
+Statistics = Annotated[bool, flag(OUTPUT, help="Print the number of findings of each rule alone.")]
+Redact = Annotated[
+    bool | None,
+    option(
+        OUTPUT, "--redact/--show-content", help="Black out content of records in messages.",
+        show_default="redacted where CI is set",
+    ),
+]  # fmt: skip
 Show = Annotated[int, option(OUTPUT, help="Findings shown a rule in the full format.", min=0)]
 
 # Gate
