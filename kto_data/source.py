@@ -69,6 +69,15 @@ class Line(NamedTuple):
     problem: str = ""  # why there is no record here, where the file's own structure is broken; `raw` is then no JSON
 
 
+class Endings(NamedTuple):
+    """How some lines of a file end."""
+
+    num_lines: int
+    num_crlf: int  # lines that end in CR LF
+    first_crlf: int  # the first of them; 0: none
+    unended: int  # the line without any ending, which only the last can be; 0: none
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A run of whole records of one source. `lines` works in any process that sees the file."""
@@ -90,6 +99,20 @@ class Chunk:
         if chosen is not None:
             return (line for index, line in enumerate(self._all_lines()) if index in chosen)
         return self._all_lines()
+
+    def endings(self) -> Endings | None:
+        """How the chunk's lines end, which takes reading it again; None where records do not lie line by line."""
+        if self.kind is SourceKind.PARQUET or self.spans:
+            return None
+        num_crlf = first_crlf = unended = 0
+        with _reading(self.path), self._open() as file:
+            for number, raw in enumerate(islice(file, self.num_rows), start=self.first_line):
+                if raw[-2:] == b"\r\n":
+                    num_crlf += 1
+                    first_crlf = first_crlf or number
+                elif raw[-1:] != b"\n":
+                    unended = number
+        return Endings(self.num_rows, num_crlf, first_crlf, unended)
 
     def _all_lines(self) -> Iterator[Line]:
         if self.kind is SourceKind.PARQUET:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kto_data.rules import chat, corpus, label, media, picture, run, schema
+from kto_data.rules import characters, chat, corpus, label, media, picture, privacy, run, schema
 from kto_data.rules.base import AnyRule
 
 ALL_RULES: tuple[AnyRule, ...] = (
@@ -18,7 +18,9 @@ ALL_RULES: tuple[AnyRule, ...] = (
     schema.wrong_type,
     schema.unknown_field,
     schema.images_not_list,
+    schema.no_final_newline,
     schema.mixed_formats,
+    schema.crlf_endings,
     schema.unmapped_images,
     media.image_not_found,
     media.image_unreadable,
@@ -46,11 +48,16 @@ ALL_RULES: tuple[AnyRule, ...] = (
     chat.empty_prompt,
     chat.image_in_completion,
     chat.special_token_in_content,
+    characters.mojibake,
+    characters.control_characters,
     corpus.conflicting_labels,
     label.label_not_boolean,
     corpus.single_class,
     corpus.label_imbalance,
     corpus.exact_duplicate,
+    privacy.secret,
+    privacy.personal_data,
+    label.refusal_labelled_true,
     media.io_error,
     run.rule_crashed,
     run.findings_truncated,

@@ -57,7 +57,11 @@ def last_turn_not_assistant(row: Row) -> Iterator[Defect]:
     messages = row.messages
     if messages and messages[-1].role in ROLES and messages[-1].role != "assistant":
         last = messages[-1]
-        yield Defect(f"the last message is by '{last.role}', must be by 'assistant'", f"/messages/{last.index}/role")
+        yield Defect(
+            f"the last message is by '{last.role}', must be by 'assistant'",
+            f"/messages/{last.index}/role",
+            data=(("role", str(last.role)),),
+        )
 
 
 @rule("KTO302", "invalid-role", Severity.ERROR, Stage.ROW, fix=Fix.SAFE)
@@ -74,7 +78,7 @@ def invalid_role(row: Row) -> Iterator[Defect]:
         parts = error.pointer.split("/")
         if len(parts) != 4 or parts[1] != "messages" or parts[3] != "role" or error.type == "missing":
             continue
-        yield Defect(_role_message(error.value), error.pointer)
+        yield _unknown_role(error.value, error.pointer)
 
 
 @rule("KTO303", "system-not-first", Severity.ERROR, Stage.ROW)
@@ -111,7 +115,8 @@ def non_alternating_turns(row: Row) -> Iterator[Defect]:
             before = None  # another rule's matter; nothing can be said of what follows it
             continue
         if before is not None and role not in MAY_FOLLOW[before]:
-            yield Defect(_order_message(role, before), f"/messages/{message.index}/role")
+            data = (("role", role), ("before", before))
+            yield Defect(_order_message(role, before), f"/messages/{message.index}/role", data=data)
         before = role
 
 
@@ -130,7 +135,9 @@ def image_placeholder_mismatch(row: Row) -> Iterator[Defect]:
     placeholders = sum(message.num_images for message in row.messages)
     if placeholders != row.num_images:
         yield Defect(
-            f"{counted(placeholders, 'image placeholder')}, but {counted(row.num_images, 'image')}", "/messages"
+            f"{counted(placeholders, 'image placeholder')}, but {counted(row.num_images, 'image')}",
+            "/messages",
+            data=(("placeholders", placeholders), ("images", row.num_images)),
         )
 
 
@@ -192,16 +199,29 @@ def special_token_in_content(row: Row) -> Iterator[Defect]:
         if message.text:
             for token in find_control_tokens(message.text):
                 severity = Severity.WARNING if token in AMBIGUOUS else None
-                where = f"/messages/{message.index}/content"
-                yield Defect(f"the text holds the control token {token}", where, severity=severity)
+                yield Defect(
+                    f"the text holds the control token {token}",
+                    f"/messages/{message.index}/content",
+                    severity=severity,
+                    quotes=()
+                    if token.isascii()
+                    else (token,),  # of those in ASCII, each is listed; others hold anything
+                    data=(("token", token),),
+                )
 
 
-def _role_message(role: object) -> str:
+def _unknown_role(role: object, pointer: str) -> Defect:
+    roles = ", ".join(ROLES)
     if not isinstance(role, str):
-        return f"the role is {kind(role)}, must be one of {', '.join(ROLES)}"
+        return Defect(f"the role is {kind(role)}, must be one of {roles}", pointer)
     close = ROLE_ALIASES.get(role.lower()) or nearest(role, ROLES)
     shown = role if len(role) <= 30 else role[:29] + "…"
-    return f"unknown role '{shown}': " + (f"did you mean '{close}'?" if close else f"must be one of {', '.join(ROLES)}")
+    return Defect(
+        f"unknown role '{shown}': " + (f"did you mean '{close}'?" if close else f"must be one of {roles}"),
+        pointer,
+        quotes=(shown,),
+        data=(("role", shown), *((("suggestion", close),) if close else ())),
+    )
 
 
 def _order_message(role: str, before: str) -> str:

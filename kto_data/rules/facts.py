@@ -15,8 +15,12 @@ from typing import NamedTuple
 
 from kto_data.digest import SampleDigest, join_digests
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
+from kto_data.source import Endings
 
 _MANY = 1_000_000  # samples from which grouping in Python would take gigabytes
+
+
+_NO_LINES = Endings(num_lines=0, num_crlf=0, first_crlf=0, unended=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class ChunkFacts:
     lengths: array[int] = field(default_factory=lambda: array("I"))  # of completions, in characters
     shapes: Counter[Shape] = field(default_factory=Counter)
     formats: dict[str, int] = field(default_factory=dict)  # format -> its first line
+    endings: Endings | None = None  # where a rule asks for them, and the file consists of lines
     num_unmapped: int = 0  # records whose images the column mapping leaves out
     first_unmapped: int = 0  # the line of the first of them
 
@@ -134,6 +139,7 @@ class DatasetFacts:
 
     def __init__(self) -> None:
         self.formats: dict[str, tuple[str, int]] = {}  # format -> where it occurs first
+        self.endings: dict[str, Endings] = {}  # file -> how its lines end
         self.prompts: array[int] = array("Q")
         self.completions: array[int] = array("Q")
         self.lengths: array[int] = array("I")
@@ -155,6 +161,14 @@ class DatasetFacts:
         self.lengths.extend(chunk.lengths)
         self.shapes.update(chunk.shapes)
         self._places.extend(chunk.places)
+        if chunk.endings is not None:
+            before = self.endings.get(chunk.path, _NO_LINES)
+            self.endings[chunk.path] = Endings(
+                num_lines=before.num_lines + chunk.endings.num_lines,
+                num_crlf=before.num_crlf + chunk.endings.num_crlf,
+                first_crlf=before.first_crlf or chunk.endings.first_crlf,
+                unended=before.unended or chunk.endings.unended,
+            )
         for name, line in chunk.formats.items():
             self.formats.setdefault(name, (chunk.path, line))
         if chunk.num_unmapped:

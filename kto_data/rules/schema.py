@@ -9,8 +9,12 @@ from kto_data.finding import Severity
 from kto_data.row import Row, SchemaError, SyntaxProblem
 from kto_data.rules.base import Defect, Fix, Stage, rule
 from kto_data.rules.facts import ConfigFacts, DatasetFacts
-from kto_data.rules.words import edit_distance, kind, last_token, nearest
+from kto_data.rules.words import counted, edit_distance, kind, last_token, nearest
 
+LINE_ENDING_CODES = frozenset({"KTO113", "KTO115"})
+"""The rules for which a file is read once more, as bytes."""
+
+_END = {True: "ends", False: "end"}
 _PART_FIELDS = ("type", "text")
 _EXPECTED = {
     "string_type": "a string",
@@ -132,7 +136,8 @@ def missing_field(row: Row) -> Iterator[Defect]:
     """
     for error in row.schema_errors:
         if error.type == "missing":
-            yield Defect(f"'{last_token(row.user_pointer(error.pointer))}' is missing", error.pointer)
+            name = last_token(row.user_pointer(error.pointer))
+            yield Defect(f"'{name}' is missing", error.pointer, data=(("field", name),))
 
 
 @rule("KTO110", "wrong-type", Severity.ERROR, Stage.ROW)
@@ -148,7 +153,7 @@ def wrong_type(row: Row) -> Iterator[Defect]:
     for error in row.schema_errors:
         if error.type in ("missing", "extra_forbidden") or _belongs_to_another_rule(error):
             continue
-        yield Defect(_type_message(error), error.pointer)
+        yield Defect(_type_message(error), error.pointer, data=(("type", kind(error.value)),))
 
 
 @rule("KTO111", "unknown-field", Severity.WARNING, Stage.ROW)
@@ -177,7 +182,23 @@ def images_not_list(row: Row) -> Iterator[Defect]:
     """
     for error in row.schema_errors:
         if error.pointer == "/images" and error.type != "missing":
-            yield Defect(f"'images' is {kind(error.value)}, must be a list of paths", error.pointer)
+            message = f"'images' is {kind(error.value)}, must be a list of paths"
+            yield Defect(message, error.pointer, data=(("type", kind(error.value)),))
+
+
+@rule("KTO113", "no-final-newline", Severity.INFO, Stage.DATASET, fix=Fix.SAFE, default=False)
+def no_final_newline(facts: DatasetFacts) -> Iterator[Defect]:
+    r"""The last line of a file should end like all others.
+
+    Where it does not, the upload may have been cut short, between two records by luck. Files that are put one behind
+    the other then share a line.
+
+    Bad:  a file that ends with `}`
+    Good: a file that ends with `}\n`
+    """
+    for path, endings in facts.endings.items():
+        if endings.unended:
+            yield Defect("the last line has no line end", path=path, line=endings.unended)
 
 
 @rule("KTO114", "mixed-formats", Severity.ERROR, Stage.DATASET)
@@ -191,7 +212,34 @@ def mixed_formats(facts: DatasetFacts) -> Iterator[Defect]:
     """
     first, *others = facts.formats.items() or [("", ("", 0))]  # no format at all: no record could be read
     for name, (path, line) in others:
-        yield Defect(f"the format is {name} here, but {first[0]} at {first[1][0]}:{first[1][1]}", path=path, line=line)
+        yield Defect(
+            f"the format is {name} here, but {first[0]} at {first[1][0]}:{first[1][1]}",
+            path=path,
+            line=line,
+            data=(("format", name), ("first", first[0])),
+        )
+
+
+@rule("KTO115", "crlf-endings", Severity.INFO, Stage.DATASET, fix=Fix.SAFE, default=False)
+def crlf_endings(facts: DatasetFacts) -> Iterator[Defect]:
+    r"""Lines should end in LF alone.
+
+    Files written on Windows end them in CR LF. Most readers take both; comparing files by their bytes does not, and
+    the same data gets another checksum.
+
+    Bad:  `}\r\n`
+    Good: `}\n`
+    """
+    for path, endings in facts.endings.items():
+        if endings.num_crlf:
+            count, total = endings.num_crlf, endings.num_lines
+            lines = "all lines end" if count == total else f"{count:,} of {counted(total, 'line')} {_END[count == 1]}"
+            yield Defect(
+                f"{lines} in CR LF",
+                path=path,
+                line=endings.first_crlf,
+                data=(("lines", count), ("of", total)),
+            )
 
 
 @rule("KTO116", "unmapped-images", Severity.ERROR, Stage.CONFIG)
@@ -207,7 +255,7 @@ def unmapped_images(facts: ConfigFacts) -> Iterator[Defect]:
     for path, (line, count) in facts.unmapped_images.items():
         records = "1 record has" if count == 1 else f"{count:,} records have"
         message = f'{records} images, but the column mapping names no images column: add "images": "images" to it'
-        yield Defect(message, path=path, line=line)
+        yield Defect(message, path=path, line=line, data=(("records", count),))
 
 
 def _syntax(row: Row, problem: SyntaxProblem) -> Iterator[Defect]:
@@ -245,6 +293,15 @@ def _unknown_field(row: Row, error: SchemaError) -> Defect:
         distance = edit_distance(name.lower(), key)
         # Beside the key itself a far likeness is chance ("level" and "label"), a near one two labels for one record.
         if distance <= 1 or (distance <= 2 and f"{parent}/{key}" in siblings):
-            return Defect(f"unknown field '{name}': did you mean '{key}'?", error.pointer, severity=Severity.ERROR)
+            return Defect(
+                f"unknown field '{name}': did you mean '{key}'?",
+                error.pointer,
+                severity=Severity.ERROR,
+                data=(("field", name), ("suggestion", key)),
+            )
     close = nearest(name, known)
-    return Defect(f"unknown field '{name}'" + (f": did you mean '{close}'?" if close else ", not read"), error.pointer)
+    return Defect(
+        f"unknown field '{name}'" + (f": did you mean '{close}'?" if close else ", not read"),
+        error.pointer,
+        data=(("field", name), *((("suggestion", close),) if close else ())),
+    )
