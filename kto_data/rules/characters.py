@@ -11,7 +11,8 @@ from kto_data.rules.base import Defect, Fix, Stage, rule
 from kto_data.rules.mojibake import find_mojibake
 from kto_data.rules.words import counted
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""All but tab and line ends."""
 _MAX_LISTED = 5
 
 
@@ -52,7 +53,7 @@ def control_characters(row: Row) -> Iterator[Defect]:
     Good: `"content": "Wrong."`
     """
     for message in row.messages:
-        found = _CONTROL.findall(message.text or "")
+        found = CONTROL_CHARACTERS.findall(message.text or "")
         if not found:
             continue
         kinds = list(dict.fromkeys(found))

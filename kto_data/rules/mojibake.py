@@ -50,3 +50,17 @@ def find_mojibake(text: str) -> tuple[str, str] | None:
         except UnicodeDecodeError:  # no UTF-8 after all
             continue
     return None
+
+
+def undo_mojibake(text: str) -> str:
+    """The text with all such pieces as they were before; also those that were encoded more than twice."""
+    while (mended := _RUN.sub(_undone, text)) != text:
+        text = mended
+    return text
+
+
+def _undone(match: re.Match[str]) -> str:
+    try:
+        return bytes(map(_BYTES.__getitem__, match[0])).decode()
+    except UnicodeDecodeError:
+        return match[0]
