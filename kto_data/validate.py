@@ -26,6 +26,7 @@ from kto_data.rules.run import findings_truncated
 from kto_data.rules.schema import LINE_ENDING_CODES
 from kto_data.rules.suppression import unused_suppression
 from kto_data.source import Chunk
+from kto_data.survey import NO_SAMPLES, Survey, survey
 from kto_data.triage import Hidden, Triage
 
 KEPT_PER_RULE = 10_000
@@ -98,6 +99,7 @@ class Validation:
     num_desirable: int
     num_undesirable: int
     hidden: Mapping[Hidden, int] = field(default_factory=dict)  # findings that are counted here alone
+    survey: Survey = NO_SAMPLES  # what the samples that satisfy the schema are like
 
     @property
     def num_rows(self) -> int:
@@ -181,6 +183,7 @@ def validate(
         num_desirable=facts.num_desirable,
         num_undesirable=facts.num_undesirable,
         hidden=triage.hidden,
+        survey=survey(facts),
     )
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kto_data.errors import ConfigError
+from kto_data.pairing import group_sizes, label_shares
 from kto_train.partners import Fitter, arrange, spread_equal_completions
 
 _BUCKETS_PER_DOUBLING = 8
@@ -123,26 +123,6 @@ def build_groups(
     return _measured(groups, rows, max_length)
 
 
-def group_sizes(num_rows: int, batch_size: int, num_ranks: int, *, least: int = 2) -> list[int]:
-    """Sizes of the groups: as even as can be, `least` or more each, their number a multiple of `num_ranks`."""
-    if batch_size < least:
-        raise ConfigError(
-            f"a batch of {batch_size} has no other row to take a KL completion from",
-            hint="per_device_train_batch_size of 2 or more; 4 or more is advised",
-        )
-    if num_rows < least * num_ranks:
-        raise ConfigError(
-            f"{num_rows} rows cannot be shared by {num_ranks} devices: each needs a group of at least {least} rows",
-            hint=f"fewer devices (at most {num_rows // least})" if num_rows >= least else "more data",
-        )
-    wanted = -(-num_rows // batch_size)
-    number = -(-wanted // num_ranks) * num_ranks
-    if num_rows < least * number:
-        number = num_rows // least // num_ranks * num_ranks
-    small, larger = divmod(num_rows, number)
-    return [small + 1] * larger + [small] * (number - larger)
-
-
 def _compose(rows: Rows, sizes: list[int], seed: int) -> list[list[int]]:
     """Rows dealt to groups: consecutive rows by length of either label, in the overall proportion of labels."""
     length = rows.prompt_length + rows.completion_length
@@ -152,7 +132,8 @@ def _compose(rows: Rows, sizes: list[int], seed: int) -> list[list[int]]:
     desirable = by_length[rows.label[by_length]]
     undesirable = by_length[~rows.label[by_length]]
     bounds = np.concatenate([[0], np.cumsum(sizes)])
-    shares = (bounds * len(desirable) + len(rows) // 2) // len(rows)  # desirable rows in the groups up to each bound
+    # Desirable rows in the groups up to each bound.
+    shares = np.concatenate([[0], np.cumsum(label_shares(len(rows), len(desirable), sizes))]).astype(np.int64)
     return [
         [
             *desirable[shares[g] : shares[g + 1]].tolist(),

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from kto_data.pairing import fewest_self_pairs
+
 _SEARCH_WINDOW = 512
 """How many groups to either side are asked for a row to exchange."""
 _TAKERS_TRIED = 32
@@ -19,17 +21,8 @@ _FIT_WINDOW = 16
 
 
 def min_self_pairs(keys: Sequence[int], sizes: Sequence[int]) -> int:
-    """The fewest self-pairs that groups of these sizes can have with these completions.
-
-    A cycle of m rows keeps k equal completions apart if k <= m / 2. After that one more costs one pair where m is odd
-    and it is the first too many, and two pairs otherwise. And an odd group of two completions always has a pair: each
-    odd group needs a row of a third.
-    """
-    commonest = [count for _, count in Counter(keys).most_common(2)]
-    odd = sum(size % 2 for size in sizes)
-    excess = max(0, commonest[0] - sum(size // 2 for size in sizes))
-    others = len(keys) - sum(commonest)
-    return max(min(excess, odd) + 2 * max(0, excess - odd), odd - others)
+    """The fewest self-pairs that groups of these sizes can have with these completions."""
+    return fewest_self_pairs([count for _, count in Counter(keys).most_common(2)], len(keys), sizes)
 
 
 def arrange(group: list[int], keys: Sequence[int]) -> list[int]:

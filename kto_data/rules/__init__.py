@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from kto_data.rules import characters, chat, corpus, label, media, picture, privacy, run, schema
+from kto_data.rules import (
+    characters,
+    chat,
+    config,
+    corpus,
+    duplicates,
+    label,
+    leakage,
+    media,
+    picture,
+    privacy,
+    run,
+    schema,
+    suppression,
+    tokens,
+)
 from kto_data.rules.base import AnyRule
 
 ALL_RULES: tuple[AnyRule, ...] = (
@@ -54,7 +69,24 @@ ALL_RULES: tuple[AnyRule, ...] = (
     label.label_not_boolean,
     corpus.single_class,
     corpus.label_imbalance,
-    corpus.exact_duplicate,
+    corpus.label_runs,
+    corpus.kl_degenerate,
+    corpus.label_shortcut,
+    tokens.over_max_length,
+    tokens.prompt_fills_max_length,
+    tokens.image_tokens_over_max_length,
+    tokens.length_outlier,
+    tokens.template_drops_content,
+    tokens.model_without_images,
+    duplicates.exact_duplicate,
+    leakage.split_leakage,
+    config.unknown_config_key,
+    config.kl_batch_size_one,
+    config.eval_without_data,
+    config.weights_out_of_range,
+    config.cache_model_mismatch,
+    config.learning_rate_out_of_range,
+    suppression.unused_suppression,
     privacy.secret,
     privacy.personal_data,
     label.refusal_labelled_true,

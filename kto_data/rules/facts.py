@@ -10,14 +10,20 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
-from kto_data.digest import SampleDigest, join_digests
+from kto_data.digest import SampleDigest
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
+from kto_data.repeats import groups_of_equal
+from kto_data.rules.split import Place, SplitFacts
 from kto_data.source import Endings
 
-_MANY = 1_000_000  # samples from which grouping in Python would take gigabytes
+if TYPE_CHECKING:
+    from kto_data.training import TrainPlan
+
+TRAIN = "train"
+"""The name of the split that is trained on."""
 
 
 _NO_LINES = Endings(num_lines=0, num_crlf=0, first_crlf=0, unended=0)
@@ -85,16 +91,18 @@ class Shape(NamedTuple):
 class ChunkFacts:
     """What one unit of work learnt of one file; cheap to hand to another process.
 
-    Of a sample it keeps 28 bytes, in arrays of one length.
+    The first four columns have an entry a sample, 28 bytes together: extend them alike.
     """
 
     path: str
-    split: str = "train"
+    split: str = TRAIN
     prompts: array[int] = field(default_factory=lambda: array("Q"))  # 64-bit numbers, see `kto_data.digest`
     completions: array[int] = field(default_factory=lambda: array("Q"))
     places: array[int] = field(default_factory=lambda: array("Q"))  # line number * 2 + label
     lengths: array[int] = field(default_factory=lambda: array("I"))  # of completions, in characters
+    tokens: array[int] = field(default_factory=lambda: array("I"))  # of samples; 0: not known; empty without a model
     shapes: Counter[Shape] = field(default_factory=Counter)
+    areas: Counter[tuple[bool, int]] = field(default_factory=Counter)  # (label, rounded pixels) -> images
     formats: dict[str, int] = field(default_factory=dict)  # format -> its first line
     endings: Endings | None = None  # where a rule asks for them, and the file consists of lines
     num_unmapped: int = 0  # records whose images the column mapping leaves out
@@ -108,6 +116,10 @@ class ChunkFacts:
         self.lengths.append(length)
         self.shapes[shape] += 1
 
+    def add_image(self, label: bool, pixels: int) -> None:
+        """Note the size of one image of a sample: the upright image, before any pixel budget."""
+        self.areas[label, rounded_area(pixels)] += 1
+
     def add_format(self, name: str, line: int) -> None:
         """Note the format of a record."""
         self.formats.setdefault(name, line)
@@ -119,48 +131,39 @@ class ChunkFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a sample stands, and its label."""
-
-    path: str
-    line: int
-    label: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ConfigFacts:
-    """What the user's column mapping does to the data: path -> (first line, number of records)."""
+    """What the user's column mapping does to the data, and the training that it is meant for."""
 
-    unmapped_images: dict[str, tuple[int, int]]
+    unmapped_images: dict[str, tuple[int, int]]  # path -> (first line, number of records)
+    plan: TrainPlan | None = None  # of the training, where its config is given
+    num_desirable: int = 0  # of the split that is trained
+    num_undesirable: int = 0
+    has_eval_split: bool = False
+    budget: PixelBudget = field(default_factory=PixelBudget)
+    unused_suppressions: tuple[tuple[str, str], ...] = ()  # (where it is written, what it is about)
 
 
 class DatasetFacts:
-    """All samples together: fed chunk by chunk in the order of the data, then read by the rules."""
+    """All samples together: fed chunk by chunk in the order of the data, then read by the rules.
 
-    def __init__(self) -> None:
+    `batch_size`: samples a device, of the training to come, where that is known.
+    """
+
+    def __init__(self, batch_size: int | None = None) -> None:
+        self.batch_size = batch_size
+        self.splits: dict[str, SplitFacts] = {}  # in the order of their first samples
         self.formats: dict[str, tuple[str, int]] = {}  # format -> where it occurs first
         self.endings: dict[str, Endings] = {}  # file -> how its lines end
-        self.prompts: array[int] = array("Q")
-        self.completions: array[int] = array("Q")
-        self.lengths: array[int] = array("I")
-        self.shapes: Counter[Shape] = Counter()
-        self._places: array[int] = array("Q")
-        self._starts: list[int] = []  # index of the first sample of each run of one file
-        self._paths: list[str] = []  # the file of each run
-        self._splits: list[str] = []  # and its split
+        self._first_path = ""
         self._unmapped: dict[str, tuple[int, int]] = {}
 
     def extend(self, chunk: ChunkFacts) -> None:
         """Take in what one chunk learnt."""
-        if not self._paths or self._paths[-1] != chunk.path:
-            self._starts.append(len(self._places))
-            self._paths.append(chunk.path)
-            self._splits.append(chunk.split)
-        self.prompts.extend(chunk.prompts)
-        self.completions.extend(chunk.completions)
-        self.lengths.extend(chunk.lengths)
-        self.shapes.update(chunk.shapes)
-        self._places.extend(chunk.places)
+        self._first_path = self._first_path or chunk.path
+        if chunk.places:
+            if chunk.split not in self.splits:
+                self.splits[chunk.split] = SplitFacts(chunk.split)
+            self.splits[chunk.split].extend(chunk)
         if chunk.endings is not None:
             before = self.endings.get(chunk.path, _NO_LINES)
             self.endings[chunk.path] = Endings(
@@ -176,54 +179,58 @@ class DatasetFacts:
             self._unmapped[chunk.path] = (first, count + chunk.num_unmapped)
 
     @property
-    def num_desirable(self) -> int:
-        """Samples labelled true."""
-        return sum(count for shape, count in self.shapes.items() if shape.label)
+    def trained(self) -> SplitFacts | None:
+        """The split whose balance, order and shortcuts matter: train, or the first one where none is called so.
+
+        None where no sample could be read.
+        """
+        return self.splits.get(TRAIN) or next(iter(self.splits.values()), None)
 
     @property
-    def num_samples(self) -> int:
-        """Samples that satisfy the schema."""
-        return len(self._places)
+    def num_desirable(self) -> int:
+        """Samples labelled true, of the split that is trained."""
+        return self.trained.num_desirable if self.trained else 0
 
     @property
     def num_undesirable(self) -> int:
-        """Samples labelled false."""
-        return self.num_samples - self.num_desirable
+        """Samples labelled false, of the split that is trained."""
+        return self.trained.num_undesirable if self.trained else 0
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that satisfy the schema, of all splits."""
+        return sum(map(len, self.splits.values()))
 
     @property
     def first_path(self) -> str:
         """The first file: where findings about the whole dataset are shown."""
-        return self._paths[0]
+        return self._first_path
 
     @property
     def config(self) -> ConfigFacts:
         """What the column mapping did."""
         return ConfigFacts(unmapped_images=self._unmapped)
 
-    def repeated(self) -> list[list[Place]]:
+    def repeated(self) -> Iterator[list[Place]]:
         """The places of each prompt-and-completion that occurs more than once, in the order of the data."""
-        return self._repeated
-
-    @cached_property
-    def _repeated(self) -> list[list[Place]]:
-        digests = array("Q", map(join_digests, self.prompts, self.completions))
-        groups: dict[int, list[Place]] = {}
-        for index in _repeated_indices(digests):
-            groups.setdefault(digests[index], []).append(self._place(index))
-        return list(groups.values())
-
-    def _place(self, index: int) -> Place:
-        place = self._places[index]
-        return Place(self._paths[bisect_right(self._starts, index) - 1], place >> 1, bool(place & 1))
+        splits = list(self.splits.values())
+        if not splits:
+            return
+        starts = list(accumulate(map(len, splits), initial=0))
+        for group in groups_of_equal(_joined([s.prompts for s in splits]), _joined([s.completions for s in splits])):
+            owners = [bisect_right(starts, index) - 1 for index in group]
+            yield [splits[o].place(i - starts[o]) for o, i in zip(owners, group, strict=True)]
 
 
-def _repeated_indices(digests: array[int]) -> Iterator[int]:
-    if len(digests) >= _MANY:
-        import polars  # a third of a second to load, which small datasets need not pay
+def rounded_area(pixels: int) -> int:
+    """The area with all but its first three digits zero: so that few different ones are counted."""
+    return pixels if pixels < 1000 else pixels - pixels % 10 ** (len(str(pixels)) - 3)
 
-        return iter(polars.Series(digests, dtype=polars.UInt64).is_duplicated().arg_true().to_list())
-    seen: set[int] = set()
-    again: set[int] = set()
-    for digest in digests:
-        (again if digest in seen else seen).add(digest)
-    return (index for index, digest in enumerate(digests) if digest in again) if again else iter(())
+
+def _joined(columns: list[array[int]]) -> array[int]:
+    if len(columns) == 1:
+        return columns[0]
+    joined = array(columns[0].typecode)
+    for column in columns:
+        joined.extend(column)
+    return joined

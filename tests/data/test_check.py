@@ -18,7 +18,8 @@ from kto_data.image import ImageCheck, ProbeStatus
 from kto_data.record import Record
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
-from kto_data.rules.facts import ChunkFacts, DatasetFacts, Place
+from kto_data.rules.facts import ChunkFacts, DatasetFacts
+from kto_data.rules.split import Place
 from kto_data.source import Line
 
 
@@ -35,7 +36,7 @@ def test_clean_line_is_trainable_and_gives_its_record() -> None:
     row = make_record(id="a")
     checked = LineChecker(Layout(), CheckSettings()).check(_line(row))
     record = Record.model_validate_json(orjson.dumps(row))
-    assert (checked.findings, checked.samples) == ((), (CheckedRecord(record, ()),))
+    assert (checked.findings, checked.samples) == ((), (CheckedRecord(record, (), checked.samples[0].row),))
     assert (checked.labels, checked.format, checked.is_trainable) == ((True,), "messages", True)
 
 
@@ -181,7 +182,7 @@ def test_facts_name_the_file_of_each_sample() -> None:
     facts.extend(_facts(_circle(label=False), path="b.jsonl"))
     facts.extend(_facts(make_record(), path="a.jsonl"))
     assert (facts.num_samples, facts.num_desirable, facts.num_undesirable) == (4, 3, 1)
-    assert facts.repeated() == [
+    assert list(facts.repeated()) == [
         [Place("a.jsonl", 1, True), Place("a.jsonl", 1, True)],
         [Place("a.jsonl", 2, True), Place("b.jsonl", 1, False)],
     ]
@@ -191,10 +192,10 @@ def test_many_samples_are_grouped_as_few_are(monkeypatch: pytest.MonkeyPatch) ->
     chunk = _facts(make_record(), _circle(), make_record(), _circle(label=False))
     few, many = DatasetFacts(), DatasetFacts()
     few.extend(chunk)
-    expected = few.repeated()
-    monkeypatch.setattr("kto_data.rules.facts._MANY", 1)
+    expected = list(few.repeated())
+    monkeypatch.setattr("kto_data.repeats._MANY", 1)
     many.extend(chunk)
-    assert many.repeated() == expected
+    assert list(many.repeated()) == expected
     assert len(expected) == 2
 
 

@@ -1,7 +1,8 @@
 """Each rule against its fixtures in `tests/fixtures/rules`: whole runs of `validate` on real files.
 
 A line is `{good: overrides}` (`make_record`; `turns`: its messages as pairs), `{base64: bytes}`, another mapping (the
-record itself) or a string (the line itself). Rows of both labels are put behind the lines unless the case is `alone`.
+record itself) or a string (the line itself); `{many: options}` is several lines (see `many`). Rows of both labels are
+put behind the lines unless the case is `alone`. `eval`: the lines of a second file, the eval split.
 """
 
 from __future__ import annotations
@@ -53,6 +54,23 @@ def as_line(item: Any) -> bytes:
             fields["messages"] = [{"role": role, "content": as_text(text)} for role, text in fields.pop("turns")]
         item = make_record(**fields)
     return json.dumps(item).encode()
+
+
+def as_lines(items: list[Any]) -> list[bytes]:
+    return [line for item in items for line in (many(**item["many"]) if "many" in item else [as_line(item)])]
+
+
+def many(
+    count: int, label: bool | None = None, ask: str = "Question {}?", say: str = "Answer {}.", **overrides: Any
+) -> list[bytes]:
+    """Records that differ in the number in their texts; labels take turns unless one is given."""
+    rows = []
+    for index in range(count):
+        turns = [["user", ask.format(index)], ["assistant", say.format(index)]]
+        rows.append(
+            as_line({"good": {"turns": turns, "label": index % 2 == 0 if label is None else label, **overrides}})
+        )
+    return rows
 
 
 def filling() -> list[dict[str, Any]]:
@@ -120,7 +138,7 @@ def model_settings(case: dict[str, Any], folder: Path, data: Path, tiny_model: T
 
 
 def run_case(case: dict[str, Any], code: str, folder: Path, tiny_model: TinyModel | None = None) -> list[Finding]:
-    rows = [*map(as_line, case["lines"]), *([] if case.get("alone") else filling())]
+    rows = [*as_lines(case["lines"]), *([] if case.get("alone") else filling())]
     path = write_jsonl(folder / "data.jsonl", rows)
     if case.get("cut_end"):
         path.write_bytes(path.read_bytes().removesuffix(b"\n"))
@@ -131,6 +149,10 @@ def run_case(case: dict[str, Any], code: str, folder: Path, tiny_model: TinyMode
         info = folder / "dataset_info.json"
         info.write_text(json.dumps({"mine": {"file_name": path.name, **case["dataset_info"]}}), encoding="utf-8")
         options = {"dataset_info": info, "dataset": "mine"}
+    if "eval" in case:
+        eval_path = write_jsonl(folder / "eval.jsonl", as_lines(case["eval"]))
+        options = {"splits": {"eval": str(eval_path)}}
+        case = {"has_eval_split": True, **case}
     settings = CheckSettings(
         codes=DEFAULT_CODES | {code},
         budget=PixelBudget(**case.get("budget", {})),

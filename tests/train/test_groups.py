@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kto_data.errors import ConfigError
-from kto_train.groups import GroupBatchSampler, Groups, Rows, build_groups, group_sizes
+from kto_data.pairing import group_sizes
+from kto_train.groups import GroupBatchSampler, Groups, Rows, build_groups
 from kto_train.partners import min_self_pairs
 
 

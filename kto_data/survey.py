@@ -1,0 +1,240 @@
+"""What the data is like, split by split: labels, lengths, repeats, and what in it is odd.
+
+    DatasetFacts ─▶ Survey ─▶ remarks, reports
+
+A survey has no opinion and no content of any record: texts are named by where they stand. `kto_data.remarks` has the
+opinions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from kto_data.balance import AdmissibleWeights, admissible_weights
+from kto_data.distribution import Distribution, distribution
+from kto_data.pairing import group_sizes, label_shares
+from kto_data.repeats import indices_in, num_distinct, num_repeated, num_under_both
+from kto_data.rules.facts import DatasetFacts, Shape
+from kto_data.rules.split import SplitFacts
+from kto_data.rules.traits import Shortcut, label_order, num_self_pairs, shortcuts, top_completions
+
+_NUM_TOP_COMPLETIONS = 5
+_NUM_SOURCES = 100  # shown by name, the largest ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCounts:
+    """Samples by label."""
+
+    desirable: int
+    undesirable: int
+
+    @property
+    def total(self) -> int:
+        """Samples of both labels."""
+        return self.desirable + self.undesirable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCounts:
+    """Samples of one source; "" is those that name none."""
+
+    source: str
+    labels: LabelCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frequency:
+    """How many samples have a number of something."""
+
+    value: int
+    labels: LabelCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatedCompletion:
+    """A completion that several samples share: how often, and where it stands first."""
+
+    labels: LabelCounts
+    path: str
+    line: int
+    num_characters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongestRun:
+    """The longest run of samples of one label, as the data is written."""
+
+    label: bool
+    num_samples: int
+    first: int  # 1-based number of its first sample within the split
+    path: str  # where that stands
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microbatches:
+    """What batches of `batch_size` samples a device would be like."""
+
+    batch_size: int
+    number: int
+    num_one_label_as_written: int  # of one label alone, samples taken in the order of the data
+    share_one_label_shuffled: float  # the same, expected of samples in random order
+    num_one_label_interleaved: int  # the same, labels spread over the batches in proportion
+    num_self_pairs: int  # samples that no grouping spares from being paired with their own completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSurvey:
+    """Everything about one split."""
+
+    name: str
+    labels: LabelCounts
+    weights: AdmissibleWeights  # at weights 1 and 1
+    sources: tuple[SourceCounts, ...]  # the largest ones
+    num_sources: int  # all of them
+    messages: tuple[Frequency, ...]  # messages of a sample
+    images: tuple[Frequency, ...]  # images of a sample
+    completion_length: Distribution  # characters
+    sample_tokens: Distribution | None  # tokens of prompt and completion; None without a model
+    pixel_area: Distribution | None  # pixels of each image, to three digits; None where no image was looked at
+    shortcuts: tuple[Shortcut, ...]  # the worst first
+    num_prompts: int  # different ones, images included
+    num_prompts_with_both_labels: int
+    num_contradictions: int  # samples whose prompt, images and completion also come with the other label
+    num_duplicates: int  # samples that repeat an earlier one of the split, label included
+    num_repeated_completions: int  # samples whose completion another sample has too
+    top_completions: tuple[RepeatedCompletion, ...]
+    longest_run: LongestRun
+    microbatches: Microbatches | None  # None where no batch size is given, or there are no two samples
+    num_prompts_in_train: int  # samples whose prompt is in the train split too; 0 of that split itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """All splits that have samples, in the order of the data."""
+
+    splits: tuple[SplitSurvey, ...]
+
+
+NO_SAMPLES = Survey(splits=())
+"""Of data without a sample that satisfies the schema."""
+
+
+def survey(facts: DatasetFacts) -> Survey:
+    """The survey of all samples that satisfy the schema."""
+    repeats = _count_repeats(facts)
+    trained = facts.trained
+    return Survey(
+        splits=tuple(_survey_split(split, trained, facts.batch_size, repeats) for split in facts.splits.values())
+    )
+
+
+@dataclass(slots=True)
+class _Repeats:
+    contradictions: Counter[str]  # split -> samples
+    duplicates: Counter[str]
+
+
+def _count_repeats(facts: DatasetFacts) -> _Repeats:
+    repeats = _Repeats(Counter(), Counter())
+    for group in facts.repeated():
+        by_split: dict[str, Counter[bool]] = {}
+        for place in group:
+            by_split.setdefault(place.split, Counter())[place.label] += 1
+        is_contradicted = len({place.label for place in group}) == 2
+        for split, labels in by_split.items():
+            repeats.contradictions[split] += labels.total() * is_contradicted
+            repeats.duplicates[split] += labels.total() - len(labels)
+    return repeats
+
+
+def _survey_split(
+    split: SplitFacts, trained: SplitFacts | None, batch_size: int | None, repeats: _Repeats
+) -> SplitSurvey:
+    num_desirable, num_undesirable = split.num_desirable, split.num_undesirable
+    sources = sorted(
+        (
+            SourceCounts(source=name, labels=LabelCounts(desirable=desirable, undesirable=undesirable))
+            for name, (desirable, undesirable) in split.sources.items()
+        ),
+        key=lambda entry: (-entry.labels.total, entry.source),
+    )
+    areas = distribution(*split.areas_by_label) if split.areas else None
+    lengths = distribution(*split.lengths_by_label)
+    return SplitSurvey(
+        name=split.name,
+        labels=LabelCounts(desirable=num_desirable, undesirable=num_undesirable),
+        weights=admissible_weights(num_desirable, num_undesirable),
+        sources=tuple(sources[:_NUM_SOURCES]),
+        num_sources=len(sources),
+        messages=_frequencies(split, lambda shape: shape.num_messages),
+        images=_frequencies(split, lambda shape: shape.num_images),
+        completion_length=lengths,
+        sample_tokens=distribution(*split.tokens_by_label) if split.tokens else None,
+        pixel_area=areas,
+        shortcuts=shortcuts(split),
+        num_prompts=num_distinct(split.prompts),
+        num_prompts_with_both_labels=num_under_both(split.prompts, split.labels),
+        num_contradictions=repeats.contradictions[split.name],
+        num_duplicates=repeats.duplicates[split.name],
+        num_repeated_completions=num_repeated(split.completions),
+        top_completions=_top_completions(split),
+        longest_run=_longest_run(split),
+        microbatches=_microbatches(split, batch_size) if batch_size and len(split) >= 2 else None,
+        num_prompts_in_train=len(indices_in(split.prompts, trained.prompts)) if trained and trained is not split else 0,
+    )
+
+
+def _frequencies(split: SplitFacts, number: Callable[[Shape], int]) -> tuple[Frequency, ...]:
+    found: dict[int, Counter[bool]] = {}
+    for shape, count in split.shapes.items():
+        found.setdefault(number(shape), Counter())[shape.label] += count
+    return tuple(Frequency(value=value, labels=_label_counts(found[value])) for value in sorted(found))
+
+
+def _top_completions(split: SplitFacts) -> tuple[RepeatedCompletion, ...]:
+    top = []
+    for entry in top_completions(split, _NUM_TOP_COMPLETIONS):
+        place = split.place(entry.index)
+        top.append(
+            RepeatedCompletion(
+                labels=LabelCounts(desirable=entry.num_desirable, undesirable=entry.num_undesirable),
+                path=place.path,
+                line=place.line,
+                num_characters=split.lengths[entry.index],
+            )
+        )
+    return tuple(top)
+
+
+def _longest_run(split: SplitFacts) -> LongestRun:
+    run = label_order(split).longest
+    place = split.place(run.start)
+    return LongestRun(
+        label=run.label, num_samples=run.num_samples, first=run.start + 1, path=place.path, line=place.line
+    )
+
+
+def _microbatches(split: SplitFacts, batch_size: int) -> Microbatches:
+    sizes = group_sizes(len(split), batch_size, 1, least=1)
+    starts = range(0, len(split), batch_size)
+    shares = label_shares(len(split), split.num_desirable, sizes)
+    return Microbatches(
+        batch_size=batch_size,
+        number=len(sizes),
+        num_one_label_as_written=sum(len(set(split.labels[start : start + batch_size])) == 1 for start in starts),
+        share_one_label_shuffled=sum(
+            prod((number - drawn) / (len(split) - drawn) for drawn in range(min(batch_size, len(split))))
+            for number in (split.num_desirable, split.num_undesirable)
+        ),
+        num_one_label_interleaved=sum(share in (0, size) for share, size in zip(shares, sizes, strict=True)),
+        num_self_pairs=num_self_pairs(split, batch_size),
+    )
+
+
+def _label_counts(counts: Counter[bool]) -> LabelCounts:
+    return LabelCounts(desirable=counts[True], undesirable=counts[False])
