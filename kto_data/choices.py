@@ -6,6 +6,8 @@ from typing import Literal
 
 ImageLevel = Literal["off", "stat", "header", "decode"]
 FailLevel = Literal["error", "warning", "info"]
-OutputFormat = Literal["full", "concise", "json", "github"]
+OutputFormat = Literal[
+    "full", "concise", "grouped", "json", "json-lines", "github", "gitlab", "junit", "sarif", "markdown"
+]
 ColorMode = Literal["auto", "always", "never"]
 ProgressMode = Literal["auto", "never"]

@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from kto_data.commands import options
+from kto_data.commands.output import (
+    is_redacted,
+    make_outcome,
+    planned_reports,
+    print_summary,
+    wants_color,
+    write_reports,
+    write_step_summary,
+)
 from kto_data.errors import ExitCode, InputError, UsageError
 from kto_data.finding import Finding, Severity
 
@@ -67,7 +76,10 @@ def validate(
     # Output
     output_format: options.OutputFormat = "full",
     output_file: options.OutputFile = None,
+    report: options.Reports = None,
+    statistics: options.Statistics = False,
     show: options.Show = 5,
+    redact: options.Redact = None,
     # Gate
     fail_level: options.FailLevel = "error",
     exit_zero: options.ExitZero = False,
@@ -102,8 +114,10 @@ def _validate(effective: Effective, write_baseline: Path | None) -> ExitCode:
     from kto_data.commands.gate import make_sieve
     from kto_data.engine import local
     from kto_data.inputs import open_inputs, take_excerpt
+    from kto_data.report.formats import FORMATS, statistics
 
     settings = effective.settings
+    planned = planned_reports(settings.report)
 
     def say(line: str) -> None:
         if not settings.quiet:
@@ -125,21 +139,27 @@ def _validate(effective: Effective, write_baseline: Path | None) -> ExitCode:
         settings, inputs=inputs, check=check, config_file=effective.config_file, write_to=write_baseline, jobs=jobs
     )
     with _output(settings.output_file) as output:
-        stream = output if settings.output_format == "concise" else None
+        # Lines that need nothing but their finding are printed as they come.
+        stream = output if settings.output_format == "concise" and not settings.statistics else None
         validation = _run(inputs, excerpt, check, sieve.triage, jobs, settings, stream)
         failed = validation.fails(Severity(settings.fail_level)) and write_baseline is None
         exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
-        if settings.output_format == "full":
-            color = _wants_color(settings.color, output)
-            _print_full(validation, output, settings.show, color=color, quiet=settings.quiet)
-        elif settings.output_format == "json":
-            _print_json(validation, inputs, output, exit_code=exit_code, failed=failed)
-        elif settings.output_format == "github":
-            _print_github(validation, output)
+        names = {settings.output_format, *(name for name, _ in planned)}
+        outcome = make_outcome(
+            validation, settings, inputs, exit_code=exit_code, failed=failed, needs_digests="json" in names
+        )
+        if settings.statistics:
+            output.write(statistics(outcome))
+        elif stream is None:
+            outcome = replace(outcome, color=wants_color(settings.color, output))
+            output.write(FORMATS[settings.output_format](outcome))
+    write_reports(outcome, planned)
+    if "github" in names:
+        write_step_summary(outcome)
     for note in sieve.close(validation):
         say(note)
     if not settings.quiet:
-        _print_summary(validation)
+        print_summary(validation)
     return exit_code
 
 
@@ -210,7 +230,8 @@ def _run(
 
     def listen(findings: Sequence[Finding]) -> None:
         if stream is not None:
-            stream.writelines(f"{concise_line(finding)}\n" for finding in findings)
+            shown = (finding.redacted() for finding in findings) if is_redacted(settings) else findings
+            stream.writelines(f"{concise_line(finding)}\n" for finding in shown)
 
     with Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress:
         return run(
@@ -234,50 +255,3 @@ def _output(path: Path | None) -> Iterator[TextIO]:
             yield file
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", hint="name a file that can be written") from None
-
-
-def _wants_color(color: str, output: TextIO) -> bool:
-    if color == "auto":
-        return output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return color == "always"
-
-
-def _print_full(validation: Validation, output: TextIO, show: int, *, color: bool, quiet: bool) -> None:
-    from kto_data.report.text import Paint, full_report
-
-    lines = full_report(validation, show=show, paint=Paint(color=color), quiet=quiet)
-    output.writelines(f"{line}\n" for line in lines)
-
-
-def _print_json(
-    validation: Validation, inputs: Sequence[Input], output: TextIO, *, exit_code: int, failed: bool
-) -> None:
-    from kto_data.report.document import report_document
-    from kto_data.source import STDIN
-
-    digests = {entry.source.path: entry.source.digest() for entry in inputs if entry.source.path != STDIN}
-    document = report_document(validation, digests, exit_code=exit_code, failed=failed)
-    output.write(document.model_dump_json(indent=2) + "\n")
-
-
-def _print_github(validation: Validation, output: TextIO) -> None:
-    from kto_data.report.github import annotate, step_summary
-
-    output.writelines(f"{line}\n" for line in annotate(validation))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        try:
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(step_summary(validation))
-        except OSError as error:
-            raise InputError(f"cannot write the step summary {summary}: {error.strerror}") from None
-
-
-def _print_summary(validation: Validation) -> None:
-    from kto_data.report.text import next_command, summary_line
-    from kto_data.triage import hidden_words
-
-    sys.stdout.flush()
-    if validation.hidden:
-        print(f"not shown: {hidden_words(validation.hidden)}", file=sys.stderr)
-    print(f"{summary_line(validation)}\nnext: {next_command(validation)}", file=sys.stderr)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kto_data import __version__
 from kto_data.balance import BandWeights, admissible_weights
-from kto_data.finding import Finding, Severity
-from kto_data.rules.base import AnyRule
-from kto_data.validate import RuleCount, Validation
+from kto_data.finding import Finding, Scalar, Severity
+from kto_data.report.outcome import FileDigest, Outcome
+from kto_data.rules.base import AnyRule, Fix
+from kto_data.validate import InputCount, RuleCount, Validation
 
 
 class _Model(BaseModel):
@@ -24,17 +25,36 @@ class FindingEntry(_Model):
     severity: Severity
     path: str
     line: int | None = Field(description="Physical line, 1-based; null for what is true of a whole file or dataset.")
+    column: int | None = Field(
+        description="Of the value on its line, 1-based, in Unicode code points; null where it was not looked up."
+    )
     byte_offset: int | None = Field(description="Of the record's first byte, in the decompressed file.")
     json_path: str = Field(description="JSON Pointer (RFC 6901) inside the record, in the record's own spelling.")
-    row_id: str | None = Field(description="The record's own `id`; null where it has none.")
+    row_id: str | None = Field(description="The record's own `id`; null where it has none, or content is blacked out.")
     row_hash: str | None = Field(description="16 hex digits over the raw bytes of the record.")
+    fingerprint: str = Field(description="The same wherever the record stands and however it is spaced.")
     message: str
+    data: dict[str, Scalar] = Field(description="The numbers and names that the message is made of.")
+    fix: str = Field(description="Whether a tool may mend it: that of its rule.")
+
+
+class RunEntry(_Model):
+    """How the run was made; what differs between runs on the same data is here alone."""
+
+    tool: Literal["ktodata"] = "ktodata"
+    version: str
+    command: tuple[str, ...]
+    started: datetime | None
+    seconds: float | None
+    fail_level: Severity
+    redacted: bool = Field(description="Whether content of records is blacked out in messages.")
 
 
 class InputEntry(_Model):
     """One input file."""
 
     path: str
+    split: str
     sha256: str | None = Field(description="Of the file as it lies on disk; null for standard input.")
     bytes: int | None
     rows: int
@@ -57,7 +77,8 @@ class RuleEntry(_Model):
     code: str
     name: str
     severity: Severity = Field(description="The worst of its findings; its usual one where there are none.")
-    fix: str
+    fix: str = Field(description="Whether a tool may mend it.")
+    fixable: bool = Field(description="Whether `--fix` mends it without being asked for more.")
     status: Literal["passed", "failed", "skipped"]
     count: int
     rows: int = Field(description="Records with at least one finding.")
@@ -107,9 +128,9 @@ class ReportDocument(_Model):
     """What a run of `ktodata validate` found."""
 
     schema_version: Literal[1] = 1
-    tool: str = f"ktodata {__version__}"
     status: Literal["passed", "failed"]
     exit_code: int
+    run: RunEntry
     inputs: tuple[InputEntry, ...]
     summary: Summary
     rules: tuple[RuleEntry, ...]
@@ -118,26 +139,17 @@ class ReportDocument(_Model):
     findings: tuple[FindingEntry, ...]
 
 
-def report_document(
-    validation: Validation, digests: dict[str, tuple[str, int]], *, exit_code: int, failed: bool
-) -> ReportDocument:
-    """The document. `digests`: path -> (sha256, bytes), without what cannot be read twice."""
+def report_document(outcome: Outcome) -> ReportDocument:
+    """The document."""
+    validation = outcome.validation
     by_severity = validation.by_severity
     skipped = {rule.code: reason for rule, reason in validation.skipped}
     rules = [*validation.rules, *(rule for rule, _ in validation.skipped)]
     return ReportDocument(
-        status="failed" if failed else "passed",
-        exit_code=exit_code,
-        inputs=tuple(
-            InputEntry(
-                path=entry.path,
-                sha256=digests.get(entry.path, (None, None))[0],
-                bytes=digests.get(entry.path, (None, None))[1],
-                rows=entry.num_rows,
-                rows_ok=entry.num_rows_ok,
-            )
-            for entry in validation.inputs
-        ),
+        status="failed" if outcome.failed else "passed",
+        exit_code=outcome.exit_code,
+        run=_run_entry(outcome),
+        inputs=tuple(_input_entry(entry, outcome.digests.get(entry.path)) for entry in validation.inputs),
         summary=Summary(
             errors=by_severity[Severity.ERROR],
             warnings=by_severity[Severity.WARNING],
@@ -151,7 +163,59 @@ def report_document(
         ),
         skipped=tuple(SkippedEntry(code=code, reason=reason) for code, reason in skipped.items()),
         stats=_stats(validation),
-        findings=tuple(_finding_entry(finding) for count in validation.worst_first() for finding in count.findings),
+        findings=tuple(
+            finding_entry(finding, count.rule, column)
+            for count in outcome.worst_first
+            for finding, column in outcome.samples(count, len(count.findings))
+        ),
+    )
+
+
+def document_text(outcome: Outcome) -> str:
+    """The document as JSON."""
+    return report_document(outcome).model_dump_json(indent=2) + "\n"
+
+
+def finding_entry(finding: Finding, rule: AnyRule, column: int | None = None) -> FindingEntry:
+    """One finding of `rule` as machines read it."""
+    location = finding.location
+    return FindingEntry(
+        code=finding.code,
+        severity=finding.severity,
+        path=location.path,
+        line=location.line,
+        column=column,
+        byte_offset=location.byte_offset,
+        json_path=location.pointer,
+        row_id=finding.record_id,
+        row_hash=finding.row_hash,
+        fingerprint=finding.fingerprint,
+        message=finding.message,
+        data=dict(finding.data),
+        fix=rule.fix.value,
+    )
+
+
+def _run_entry(outcome: Outcome) -> RunEntry:
+    run = outcome.run
+    return RunEntry(
+        version=run.version,
+        command=run.command,
+        started=run.started,
+        seconds=None if run.seconds is None else round(run.seconds, 3),
+        fail_level=outcome.fail_level,
+        redacted=outcome.is_redacted,
+    )
+
+
+def _input_entry(entry: InputCount, digest: FileDigest | None) -> InputEntry:
+    return InputEntry(
+        path=entry.path,
+        split=entry.split,
+        sha256=digest.sha256 if digest else None,
+        bytes=digest.num_bytes if digest else None,
+        rows=entry.num_rows,
+        rows_ok=entry.num_rows_ok,
     )
 
 
@@ -163,26 +227,12 @@ def _rule_entry(rule: AnyRule, count: RuleCount | None, is_skipped: bool) -> Rul
         name=rule.name,
         severity=count.severity if count else rule.severity,
         fix=rule.fix.value,
+        fixable=rule.fix is Fix.SAFE,
         status="skipped" if is_skipped else "failed" if found else "passed",
         count=found,
         rows=count.num_rows if count else 0,
         stored=stored,
         truncated=stored < found,
-    )
-
-
-def _finding_entry(finding: Finding) -> FindingEntry:
-    location = finding.location
-    return FindingEntry(
-        code=finding.code,
-        severity=finding.severity,
-        path=location.path,
-        line=location.line,
-        byte_offset=location.byte_offset,
-        json_path=location.pointer,
-        row_id=finding.record_id,
-        row_hash=finding.row_hash,
-        message=finding.message,
     )
 
 

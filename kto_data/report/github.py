@@ -1,4 +1,4 @@
-"""Findings as GitHub shows them: annotations by workflow command, and the step summary in Markdown.
+"""Findings as GitHub shows them beside the files: annotations, by workflow command.
 
 GitHub shows ten errors and ten warnings of a step, so that there is one annotation a rule, at its first record.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kto_data.finding import Severity
-from kto_data.report.text import printable, summary_line
+from kto_data.report.text import printable
 from kto_data.validate import RuleCount, Validation
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
@@ -28,27 +28,6 @@ def annotate(validation: Validation) -> Iterator[str]:
         yield f"::{_COMMANDS[count.severity]} {given}::{_escape_data(_message(count))}"
 
 
-def step_summary(validation: Validation) -> str:
-    """The result as Markdown; one row a rule, so that it stays far under GitHub's limit of 1 MiB."""
-    lines = [f"### ktodata validate: {summary_line(validation)}", ""]
-    if validation.counts:
-        lines += ["| rule | severity | findings | first at | |", "|---|---|--:|---|---|"]
-    for count in validation.worst_first():
-        first = count.findings[0]
-        cells = (
-            f"{count.rule.code} {count.rule.name}",
-            count.severity.value,
-            f"{count.count:,}",
-            f"`{_cell(str(first.location))}`",
-            _cell(first.message),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Labels: {validation.num_desirable:,} desirable, {validation.num_undesirable:,} undesirable."]
-    for rule, reason in validation.skipped:
-        lines.append(f"Skipped {rule.code} {rule.name}: {reason}.")
-    return "\n".join(lines) + "\n"
-
-
 def _message(count: RuleCount) -> str:
     first = count.findings[0]
     if count.count == 1:
@@ -60,13 +39,8 @@ def _message(count: RuleCount) -> str:
 
 
 def _escape_data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text).replace("%", "%25")
 
 
 def _escape_property(text: str) -> str:
     return _escape_data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _cell(text: str) -> str:
-    """Text that cannot leave its table cell, nor become a link or markup."""
-    return printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'").replace("<", "&lt;")

@@ -9,12 +9,18 @@ import pytest
 
 from kto_data.finding import Finding, Location, Severity
 from kto_data.report.document import report_document
-from kto_data.report.github import annotate, step_summary
+from kto_data.report.github import annotate
+from kto_data.report.markdown import markdown_report
+from kto_data.report.outcome import FileDigest, Outcome
 from kto_data.report.text import Paint, concise_line, full_report, next_command, printable, summary_line
 from kto_data.rules import ALL_RULES
 from kto_data.validate import InputCount, RuleCount, Validation
 
 _PLAIN = Paint(color=False)
+
+
+def _outcome(validation: Validation, digests: dict[str, FileDigest] | None = None) -> Outcome:
+    return Outcome(validation=validation, failed=True, exit_code=1, digests=digests or {})
 
 
 def _finding(code: str = "KTO305", line: int | None = 7, message: str = "2 image placeholders, but 1 image") -> Finding:
@@ -117,15 +123,15 @@ def test_annotation_escapes_what_github_would_read() -> None:
     assert "\n" not in line
 
 
-def test_step_summary_keeps_data_inside_its_cell() -> None:
-    summary = step_summary(_validation([_finding(message="a | b <img src=x> `c`\n# d")]))
+def test_markdown_keeps_data_inside_its_cell() -> None:
+    summary = markdown_report(_outcome(_validation([_finding(message="a | b <img src=x> `c`\n# d")])))
     assert "| a \\| b &lt;img src=x> 'c'\\\\n# d |" in summary
 
 
 def test_document_flags_what_was_not_kept() -> None:
     validation = _validation([_finding(line=line) for line in range(1, 5)])
     validation.counts["KTO305"].findings[1:] = []
-    document = report_document(validation, {"data.jsonl": ("ab", 9)}, exit_code=1, failed=True)
+    document = report_document(_outcome(validation, {"data.jsonl": FileDigest("ab", 9)}))
     (entry,) = [rule for rule in document.rules if rule.code == "KTO305"]
     assert (entry.count, entry.rows, entry.stored, entry.truncated, entry.status) == (4, 4, 1, True, "failed")
     assert (document.summary.errors, len(document.findings)) == (4, 1)

@@ -1,0 +1,118 @@
+"""What `ktodata validate` prints and writes: one format to the output, any number of reports to files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, get_args
+
+from kto_data.choices import OutputFormat
+from kto_data.errors import InputError, UsageError
+from kto_data.finding import Severity
+
+if TYPE_CHECKING:
+    from kto_data.inputs import Input
+    from kto_data.report.outcome import Outcome
+    from kto_data.settings import ValidateSettings
+    from kto_data.validate import Validation
+
+
+def planned_reports(given: Sequence[str]) -> list[tuple[str, Path]]:
+    """The `FORMAT:PATH` of each --report, looked at before any work is done.
+
+    Raises `UsageError` for what is no format, and `InputError` where a file cannot be written.
+    """
+    planned = []
+    for text in given:
+        name, colon, path = text.partition(":")
+        if not colon or not path or name not in get_args(OutputFormat):
+            raise UsageError(
+                f"--report {text} is not FORMAT:PATH", hint=f"formats are {', '.join(get_args(OutputFormat))}"
+            )
+        folder = Path(path).absolute().parent
+        if not os.access(folder, os.W_OK) or Path(path).is_dir():
+            raise InputError(f"cannot write the report {path}", hint="name a file in a folder that can be written to")
+        planned.append((name, Path(path)))
+    return planned
+
+
+def is_redacted(settings: ValidateSettings) -> bool:
+    """Whether content of records is blacked out: as asked, or else where `CI` is set, since more people read its logs
+    than the data."""
+    return bool(os.environ.get("CI")) if settings.redact is None else settings.redact
+
+
+def make_outcome(
+    validation: Validation,
+    settings: ValidateSettings,
+    inputs: Sequence[Input],
+    *,
+    exit_code: int,
+    failed: bool,
+    needs_digests: bool,
+) -> Outcome:
+    """The finished run as reports take it. Files are hashed only where a report says their hashes."""
+    from kto_data.report.outcome import FileDigest, Outcome, RunInfo, presentable
+
+    digests = {}
+    if needs_digests:
+        digests = {
+            entry.source.path: FileDigest(*entry.source.digest())
+            for entry in inputs
+            if entry.source.num_bytes is not None
+        }
+    redact = is_redacted(settings)
+    return Outcome(
+        validation=presentable(validation, redact=redact),
+        failed=failed,
+        exit_code=exit_code,
+        fail_level=Severity(settings.fail_level),
+        is_redacted=redact,
+        show=settings.show,
+        quiet=settings.quiet,
+        run=RunInfo(command=("ktodata", *sys.argv[1:])),
+        digests=digests,
+    )
+
+
+def write_reports(outcome: Outcome, planned: Sequence[tuple[str, Path]]) -> None:
+    """Write each report to its file, whole."""
+    from kto_data.report.formats import FORMATS
+    from kto_data.writing import write_whole
+
+    for name, path in planned:
+        write_whole(path, FORMATS[name](outcome).encode())
+
+
+def write_step_summary(outcome: Outcome) -> None:
+    """Add to GitHub's summary of the step, where the run is one."""
+    from kto_data.report.markdown import markdown_report
+
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not summary:
+        return
+    try:
+        with open(summary, "a", encoding="utf-8") as file:
+            file.write(markdown_report(outcome))
+    except OSError as error:
+        raise InputError(f"cannot write the step summary {summary}: {error.strerror}") from None
+
+
+def wants_color(color: str, output: TextIO) -> bool:
+    """Whether to print in colours."""
+    if color == "auto":
+        return output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return color == "always"
+
+
+def print_summary(validation: Validation) -> None:
+    """Say on the standard error how the run went, and what to do next."""
+    from kto_data.report.text import next_command, summary_line
+    from kto_data.triage import hidden_words
+
+    sys.stdout.flush()
+    if validation.hidden:
+        print(f"not shown: {hidden_words(validation.hidden)}", file=sys.stderr)
+    print(f"{summary_line(validation)}\nnext: {next_command(validation)}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""The result as Markdown: for a comment on a change, and for GitHub's step summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kto_data.report.outcome import Outcome
+from kto_data.report.text import printable, summary_line
+from kto_data.validate import RuleCount
+
+_MOST_RULES_WITH_SAMPLES = 30
+
+
+def markdown_report(outcome: Outcome) -> str:
+    """A table of rules, the first findings of each, the labels, what was skipped."""
+    validation = outcome.validation
+    lines = [f"### ktodata validate: {summary_line(validation)}", ""]
+    if validation.counts:
+        lines += ["| rule | severity | findings | first at | |", "|---|---|--:|---|---|"]
+        lines += [_row(outcome, count) for count in outcome.worst_first]
+        lines.append("")
+    for count in outcome.worst_first[:_MOST_RULES_WITH_SAMPLES]:
+        lines += _samples(outcome, count)
+    lines.append(f"Labels: {validation.num_desirable:,} desirable, {validation.num_undesirable:,} undesirable.")
+    lines += [f"Skipped {rule.code} {rule.name}: {cell(reason)}." for rule, reason in validation.skipped]
+    return "\n".join(lines) + "\n"
+
+
+def cell(text: str) -> str:
+    """Text that cannot leave its table cell, nor become a link or markup."""
+    text = printable(text)
+    for char, instead in (("\\", "\\\\"), ("|", "\\|"), ("`", "'"), ("<", "&lt;"), ("[", "\\["), ("*", "\\*")):
+        text = text.replace(char, instead)
+    return text
+
+
+def _row(outcome: Outcome, count: RuleCount) -> str:
+    first = count.findings[0]
+    where = outcome.relative(first.location.path) + (f":{first.location.line}" if first.location.line else "")
+    cells = (
+        f"{count.rule.code} {count.rule.name}",
+        count.severity.value,
+        f"{count.count:,}",
+        f"`{cell(where)}`",
+        cell(first.message),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _samples(outcome: Outcome, count: RuleCount) -> Iterator[str]:
+    if count.count < 2 or outcome.show < 2:
+        return
+    yield f"<details><summary>{count.rule.code} {count.rule.name}: {count.count:,}</summary>"
+    yield ""
+    for finding, _ in outcome.samples(count, outcome.show):
+        yield f"- `{cell(str(finding.location))}` {cell(finding.message)}"
+    yield ""
+    yield "</details>"
+    yield ""
