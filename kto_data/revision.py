@@ -69,12 +69,12 @@ def _is_in(home: str, revision: str, relative: str) -> bool:
     return _run(home, "cat-file", "-e", name).returncode == 0
 
 
-def _git(home: str, *arguments: str, revision: str = "") -> bytes:
+def _git(home: str, *arguments: str, revision: str | None = None) -> bytes:
     done = _run(home, *arguments)
     if done.returncode == 0:
         return done.stdout
     said = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ").partition("\n")[0]
-    if revision:
+    if revision is not None:
         raise UsageError(
             f"--new-from: the repository of {home} has no revision {revision}",
             hint="fetch it first; a shallow clone lacks all but the last (actions/checkout: fetch-depth: 0)",
