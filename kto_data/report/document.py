@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kto_data.balance import BandWeights, admissible_weights
 from kto_data.finding import Finding, Scalar, Severity
+from kto_data.remarks import Remark, remarks
 from kto_data.report.outcome import FileDigest, Outcome
 from kto_data.rules.base import AnyRule, Fix
+from kto_data.survey import SplitSurvey
 from kto_data.validate import InputCount, RuleCount, Validation
 
 
@@ -122,6 +124,8 @@ class Stats(_Model):
 
     labels: Labels
     weights: Weights
+    splits: tuple[SplitSurvey, ...] = Field(description="Everything about the samples of each split.")
+    remarks: tuple[Remark, ...] = Field(description="What is worth a look, though no rule forbids it.")
 
 
 class ReportDocument(_Model):
@@ -246,6 +250,8 @@ def _stats(validation: Validation) -> Stats:
             trl=_band(weights.trl),
             paper=_band(weights.paper),
         ),
+        splits=validation.survey.splits,
+        remarks=remarks(validation.survey),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kto_data.balance import Verdict, admissible_weights
 from kto_data.finding import Finding, Severity
+from kto_data.remarks import remarks
 from kto_data.rules.base import Fix
 from kto_data.rules.words import counted
 from kto_data.validate import RuleCount, Validation
@@ -55,6 +56,7 @@ def full_report(validation: Validation, *, show: int, paint: Paint, quiet: bool 
     if quiet:
         return
     yield from _balance_lines(validation, paint)
+    yield from _remark_lines(validation, paint)
     if validation.skipped:
         yield ""
         yield from _skipped_lines(validation, paint)
@@ -137,6 +139,17 @@ def _balance_lines(validation: Validation, paint: Paint) -> Iterator[str]:
         yield f"  balance {weights.balance:.3g}, outside [1, 4/3]; change one weight, to within"
         yield f"    desirable_weight   {weights.trl.desirable}"
         yield f"    undesirable_weight {weights.trl.undesirable}"
+
+
+def _remark_lines(validation: Validation, paint: Paint) -> Iterator[str]:
+    found = remarks(validation.survey)
+    if not found:
+        return
+    yield ""
+    yield f"{paint('worth a look', _BOLD)}  {paint('what no rule forbids (ktodata stats has the numbers)', _DIM)}"
+    for remark in found:
+        text = remark.text if len(validation.survey.splits) < 2 else f"{remark.split}: {remark.text}"
+        yield from textwrap.wrap(printable(text), WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
 def _skipped_lines(validation: Validation, paint: Paint) -> Iterator[str]:
