@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kto_data.check import CheckedLine, CheckedRecord, CheckSettings, LineChecker, note_shape
-from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, ImageRef, Refused, Sample
-from kto_data.finding import Finding, Location, Severity
+from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
+from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, Refused
+from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, PixelBudget
 from kto_data.manifest import Shard
+from kto_data.model_check import RECORDS_AT_ONCE, as_sample, batches, refusal
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import load_processor
 from kto_data.rejects import reject_entry
@@ -28,7 +29,6 @@ from kto_data.shard import CachedRow, write_shard
 from kto_data.source import Chunk, Line
 from kto_data.tally import Tally, TallyBuilder
 
-_RECORDS_AT_ONCE = 256  # records whose texts are tokenized in one call
 _REMEMBERED_DIGESTS = 100_000  # image files whose SHA-256 is remembered
 
 
@@ -83,7 +83,7 @@ class Builder:
         """
         output = _Output(unit.chunk.path)
         checker = self._checker(unit.layout)
-        for batch in _batched((checker.check(line) for line in unit.chunk.lines()), _RECORDS_AT_ONCE):
+        for batch in batches((checker.check(line) for line in unit.chunk.lines()), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
         shard = write_shard(unit.folder, unit.name, output.rows) if output.rows else None
         return Built(shard, output.tally.finish(), output.facts, tuple(output.findings), tuple(output.rejects))
@@ -100,7 +100,7 @@ class Builder:
     def _build_batch(self, batch: list[CheckedLine], output: _Output) -> None:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
         sound = [checked for checked in batch if checked.is_trainable]
-        samples = [self._sample(item) for checked in sound for item in checked.samples]
+        samples = [as_sample(item, self.settings.budget, self._digest) for checked in sound for item in checked.samples]
         answers = iter(self._encoder.encode(samples))
         for checked in batch:
             output.findings += checked.findings
@@ -116,28 +116,21 @@ class Builder:
                 self._place(checked, [next(answers) for _ in checked.samples], output)
 
     def _place(self, checked: CheckedLine, answers: list[Encoded | Refused], output: _Output) -> None:
-        line, refused = checked.line, [answer for answer in answers if isinstance(answer, Refused)]
+        line, both = checked.line, list(zip(checked.samples, answers, strict=True))
+        refused = [(item, answer) for item, answer in both if isinstance(answer, Refused)]
         if refused:
             # A line stands or falls as a whole: half of a pair would shift the balance of the labels.
-            dropping = self.settings.too_long is TooLong.DROP and all(a.code in TOO_LONG_CODES for a in refused)
+            dropping = self.settings.too_long is TooLong.DROP and all(a.code in TOO_LONG_CODES for _, a in refused)
             if not dropping:
-                output.findings += [_finding(answer, checked) for answer in refused]
-            output.reject(line, sorted({answer.code for answer in refused}), checked.labels)
+                output.findings += [refusal(answer, item) for item, answer in refused]
+            output.reject(line, sorted({answer.code for _, answer in refused}), checked.labels)
             return
-        for item, answer in zip(checked.samples, answers, strict=True):
+        for item, answer in both:
             assert isinstance(answer, Encoded)
             record = item.record
             record_id = None if record.id is None else str(record.id)
             output.rows.append(CachedRow(answer, record.label, line.path, line.number, record_id))
             output.tally.keep(record, answer)
-
-    def _sample(self, item: CheckedRecord) -> Sample:
-        refs = []
-        for path, found in zip(item.record.images, item.probes, strict=True):
-            assert found.header is not None, "a record whose image has no header has an error"
-            width, height = self.settings.budget.fit(found.header.width, found.header.height)
-            refs.append(ImageRef(path, self._digest(found.tried), width, height, num_tokens=0))
-        return Sample(item.record, tuple(refs))
 
 
 class _Output:
@@ -173,26 +166,6 @@ def build(unit: Unit) -> Built:
     return _builder.build(unit)
 
 
-def _finding(refused: Refused, checked: CheckedLine) -> Finding:
-    line = checked.line
-    location = Location(path=line.path, line=line.number, byte_offset=line.byte_offset, pointer=refused.pointer)
-    return Finding(code=refused.code, severity=Severity.ERROR, location=location, message=refused.message)
-
-
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _batched(lines: Iterable[CheckedLine], size: int) -> Iterable[list[CheckedLine]]:
-    """Lists of lines with about `size` records each."""
-    batch: list[CheckedLine] = []
-    num_records = 0
-    for line in lines:
-        batch.append(line)
-        num_records += len(line.samples)
-        if num_records >= size:
-            yield batch
-            batch, num_records = [], 0
-    if batch:
-        yield batch

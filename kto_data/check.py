@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,10 @@ from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, pro
 from kto_data.row import Row, SyntaxProblem, encodable
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
-from kto_data.rules.facts import ChunkFacts, Crash, DatasetFacts, ImageFacts, RowImages, Shape
+from kto_data.rules.facts import ChunkFacts, ConfigFacts, Crash, DatasetFacts, ImageFacts, RowImages, Shape
 from kto_data.rules.run import rule_crashed
 from kto_data.source import Line
+from kto_data.training import read_train_plan
 
 if TYPE_CHECKING:
     from kto_data.record import Record
@@ -53,6 +54,7 @@ class CheckSettings:
     batch_size: int | None = None  # samples a device, of the training to come
     train_config: Path | None = None
     has_eval_split: bool = False
+    homes: tuple[tuple[str, str], ...] = ()  # data files whose image paths start in another folder than their own
     codes: frozenset[str] = DEFAULT_CODES
 
     def rules(self, stage: Stage) -> tuple[AnyRule, ...]:
@@ -84,6 +86,7 @@ class CheckedRecord:
 
     record: Record
     probes: tuple[ImageProbe, ...]
+    row: Row = field(compare=False, repr=False)  # as it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class LineChecker:
         self._image_rules = settings.rules(Stage.IMAGE)
         self._row_images_rules = settings.rules(Stage.ROW_IMAGES)
         self._probe = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._probe_anew)
+        self._clean_kinds: dict[tuple[str | int, ...], bool] = {}
         self._is_clean = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._is_clean_anew)
         self._root = lru_cache(self._find_root)
 
@@ -126,9 +130,9 @@ class LineChecker:
         for row in rows:
             probes = self._probes([path for _, path in row.image_paths], line.path)
             for rule, defect in self._defects(row, probes):
-                findings[as_finding(rule, defect, _location(row, defect), row)] = None
+                findings[row_finding(rule, defect, row)] = None
             if row.record is not None:
-                samples.append(CheckedRecord(row.record, tuple(probes[path] for path in row.record.images)))
+                samples.append(CheckedRecord(row.record, tuple(probes[path] for path in row.record.images), row))
         return CheckedLine(
             line=line,
             findings=tuple(sorted(findings, key=Finding.sort_key)),
@@ -175,18 +179,32 @@ class LineChecker:
 
     def _find_root(self, data_path: str) -> str:
         # Of standard input the folder is the current one.
-        root = os.fspath(self.settings.image_root or os.path.dirname(data_path))
+        home = dict(self.settings.homes).get(data_path) or os.path.dirname(data_path)
+        root = os.fspath(self.settings.image_root or home)
         return root if storage.is_url(root) else os.path.realpath(root)
 
     def _is_clean_anew(self, given: str, root: str) -> bool:
-        return next(self._image_defects(self._probe(given, root)), None) is None
+        found = self._probe(given, root)
+        header = found.header
+        if header is None or found.status is not ProbeStatus.OK or self.settings.images is ImageCheck.DECODE:
+            return next(self._image_defects(found), None) is None
+        # Of an image that is whole the rules judge the header and the suffix, and many images are alike in both.
+        kind = (
+            given.rpartition(".")[2], header.format, header.mode, header.width, header.height,
+            header.orientation, header.num_frames, header.has_transparency,
+        )  # fmt: skip
+        if kind not in self._clean_kinds:
+            if len(self._clean_kinds) >= _IMAGES_REMEMBERED:
+                self._clean_kinds.clear()
+            self._clean_kinds[kind] = next(self._image_defects(found), None) is None
+        return self._clean_kinds[kind]
 
     def _probe_anew(self, given: str, root: str) -> ImageProbe:
         if storage.is_url(root):
             return remote_image.probe(given, root, self.settings.images)
         if self.settings.images is ImageCheck.OFF:
             return _judge_by_name(given, root)
-        return probe(given, Path(root), self.settings.images)
+        return probe(given, root, self.settings.images)
 
 
 def note(checked: CheckedLine, facts: ChunkFacts) -> None:
@@ -212,11 +230,24 @@ def note_shape(checked: CheckedLine, facts: ChunkFacts) -> None:
 
 
 def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:
-    """The findings about all records together and about the column mapping: what a run says after its last line."""
+    """The findings about all records together, the column mapping and the training's config: what a run says after
+    its last line. Raises `ConfigError` where that config cannot be read."""
+    config = _config_facts(facts, settings)
     for rule in settings.rules(Stage.CONFIG):
-        yield from _dataset_findings(rule, facts.config, facts)
+        yield from _dataset_findings(rule, config, facts)
     for rule in settings.rules(Stage.DATASET):
         yield from _dataset_findings(rule, facts, facts)
+
+
+def _config_facts(facts: DatasetFacts, settings: CheckSettings) -> ConfigFacts:
+    return replace(
+        facts.config,
+        plan=read_train_plan(settings.train_config) if settings.train_config else None,
+        num_desirable=facts.num_desirable,
+        num_undesirable=facts.num_undesirable,
+        has_eval_split=settings.has_eval_split,
+        budget=settings.budget,
+    )
 
 
 def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]:
@@ -230,6 +261,13 @@ def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]
     except Exception as error:
         for defect in rule_crashed.check(Crash(rule.code, error)):
             yield rule_crashed, defect
+
+
+def row_finding(rule: AnyRule, defect: Defect, row: Row) -> Finding:
+    """The finding that `rule` makes of a defect of one row."""
+    line, pointer = row.line, row.user_pointer(defect.pointer)
+    location = Location(path=line.path, line=line.number, byte_offset=line.byte_offset, pointer=pointer)
+    return as_finding(rule, defect, location, row)
 
 
 def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | None = None) -> Finding:
@@ -250,7 +288,7 @@ def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | Non
 def _dataset_findings(rule: AnyRule, subject: object, facts: DatasetFacts) -> Iterator[Finding]:
     for found_by, defect in run_rule(rule, subject):
         path = defect.path or facts.first_path  # of a rule that crashed nothing better is known
-        yield as_finding(found_by, defect, Location(path=path, line=defect.line))
+        yield as_finding(found_by, defect, Location(path=path, line=defect.line, pointer=defect.pointer))
 
 
 def _fingerprint(code: str, location: Location, row: Row | None) -> str:
@@ -268,11 +306,6 @@ def _canonical(raw: bytes) -> bytes:
         return orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONEncodeError, orjson.JSONDecodeError):
         return raw
-
-
-def _location(row: Row, defect: Defect) -> Location:
-    line, pointer = row.line, row.user_pointer(defect.pointer)
-    return Location(path=line.path, line=line.number, byte_offset=line.byte_offset, pointer=pointer)
 
 
 def _is_blank(row: Row) -> bool:

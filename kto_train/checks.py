@@ -13,26 +13,17 @@ from typing import TYPE_CHECKING, Any
 from kto_data.balance import AdmissibleWeights, Verdict, admissible_weights
 from kto_data.errors import CacheError, ConfigError, InputError, MissingExtraError, ModelError, require_packages
 from kto_data.manifest import Manifest
+from kto_data.training import TrainPlan, balance_warning, cache_mismatches
 from kto_train.columns import SUPPORTED
 from kto_train.config import TrainConfig, Weights
+from kto_train.outlook import plan_of
 
 if TYPE_CHECKING:
     from kto_data.processor import Processor
 
 _NEEDED = ("torch", "transformers", "datasets", "trl", "accelerate", "peft", "matplotlib")
-_FULL_RATES = (5e-7, 5e-6)
-_LORA_RATES = (5e-7, 1e-4)
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 _CHECKPOINT_COPIES = 3  # a checkpoint of all weights holds them once and AdamW's two averages
-_EVAL_KEYS = (
-    "eval_strategy",
-    "do_eval",
-    "eval_on_start",
-    "eval_steps",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-)
-_OFF = (None, False, "no")
 
 
 def check_installed() -> None:
@@ -54,27 +45,15 @@ def check_installed() -> None:
 
 def check_kto_batch(config: TrainConfig) -> None:
     """Raises `ConfigError` where a loss with a KL term is to be computed on batches of one."""
-    if config.kto.get("loss_type", "kto") == "apo_zero_unpaired":
-        return
-    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-        size = config.kto.get(key, 8)
-        if isinstance(size, int) and size < 2:
-            raise ConfigError(
-                f"kto.{key} is {size}, and a batch of one has no other row to take a KL completion from",
-                hint=f"kto.{key} of 2 or more (4 or more is advised), or kto.loss_type: apo_zero_unpaired",
-            )
+    for problem in plan_of(config.model_dump()).batches_of_one():
+        raise ConfigError(problem.message, hint=problem.hint)
 
 
 def check_evaluation(config: TrainConfig, manifest: Manifest) -> None:
     """Raises `ConfigError` where evaluation is asked for and the cache has no eval split, naming the key that asks."""
-    if "eval" in manifest.splits:
-        return
-    for key in _EVAL_KEYS:
-        if config.kto.get(key) not in _OFF:
-            raise ConfigError(
-                f"kto.{key} asks for evaluation, and {config.cache} has no eval split",
-                hint=f"leave kto.{key} out, or make the cache with an eval split",
-            )
+    if "eval" not in manifest.splits:
+        for problem in plan_of(config.model_dump()).evaluation_without(config.cache):
+            raise ConfigError(problem.message, hint=problem.hint)
 
 
 def check_output(config: TrainConfig) -> None:
@@ -98,20 +77,8 @@ def check_weights_are_there(model: str) -> None:
 
 def check_cache_and_model(manifest: Manifest, processor: Processor) -> None:
     """Raises `CacheError` where the cache was made for another model, naming the part with both values."""
-    if manifest.has_images != processor.has_images:
-        kinds = {True: "takes images", False: "takes text alone"}
-        raise CacheError(
-            f"the cache was made for a model that {kinds[manifest.has_images]}, and {processor.model} "
-            f"{kinds[processor.has_images]}",
-            hint="run `ktodata preprocess` with this model",
-        )
-    for name, now in processor.fingerprint_parts().items():
-        then = manifest.parts.get(name)
-        if then != now:
-            raise CacheError(
-                f"the cache was made with another {name.replace('_', ' ')}: {then} then, {now} in {processor.model}",
-                hint="run `ktodata preprocess` with this model, or train the model that the cache was made for",
-            )
+    for problem in cache_mismatches(manifest, processor):
+        raise CacheError(problem.message, hint=problem.hint)
 
 
 def check_devices() -> None:
@@ -128,9 +95,8 @@ def check_devices() -> None:
 
 def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> Iterator[str]:
     """What can be done and perhaps should not."""
-    low, high = _FULL_RATES if config.lora is None else _LORA_RATES
-    if not low <= args.learning_rate <= high:
-        yield f"a learning rate of {args.learning_rate:g} is outside the usual {low:g} to {high:g}"
+    plan = TrainPlan(learning_rate=args.learning_rate, is_lora=config.lora is not None)
+    yield from (problem.message for problem in plan.unusual_rate())
     told = balance_warning(balance)
     if told:
         yield told
@@ -138,21 +104,6 @@ def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> I
     free = shutil.disk_usage(next(f for f in Path(config.output_dir).resolve().parents if f.exists())).free
     if needed > free:
         yield f"a checkpoint takes about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
-
-
-def balance_warning(balance: AdmissibleWeights) -> str:
-    """What is to be said of the label balance: nothing within [1, 4/3]. TRL says it for text and not for images."""
-    if balance.verdict is Verdict.BALANCED:
-        return ""
-    if balance.trl is None:
-        return (
-            f"only one label: {balance.num_desirable} desirable and {balance.num_undesirable} undesirable rows; "
-            "KTO learns from the contrast"
-        )
-    return (
-        f"label balance b = {balance.balance:.3g} is outside [1, 4/3]: set the desirable weight in "
-        f"{balance.trl.desirable} or the undesirable weight in {balance.trl.undesirable}, not both"
-    )
 
 
 def _checkpoint_bytes(config: TrainConfig) -> int:

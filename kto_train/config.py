@@ -18,7 +18,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kto_data.errors import ConfigError
+from kto_data.training import Problem
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -101,6 +102,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
+def key_lines(path: Path) -> dict[str, int]:
+    """The line of each key of a YAML file that `read_config` reads; of a nested one by its dotted name."""
+    lines: dict[str, int] = {}
+    pending = [("", yaml.compose(path.read_text(encoding="utf-8"), _Loader))]
+    while pending:
+        prefix, node = pending.pop()
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                name = f"{prefix}{key.value}"
+                lines[name] = key.start_mark.line + 1
+                pending.append((f"{name}.", value))
+    return lines
+
+
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write the settings as `read_config` reads them."""
     path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -135,10 +150,26 @@ def make_config(settings: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(dict(settings))
     except ValidationError as error:
-        problems = [_told(dict(problem)) for problem in error.errors()]
-        # A union reports once a member; the first says enough.
-        unique = list(dict.fromkeys(problems))
-        raise ConfigError("; ".join(unique), hint="ktodata train --help") from None
+        raise ConfigError("; ".join(told for _, told in _problems(error)), hint="ktodata train --help") from None
+
+
+def setting_problems(settings: Mapping[str, Any]) -> list[Problem]:
+    """Every key that is unknown or of a wrong type; a key may be missing."""
+    try:
+        TrainConfig.model_validate({"model": "", "cache": "", "output_dir": "", **settings})
+    except ValidationError as error:
+        return [Problem(key, told) for key, told in _problems(error)]
+    return []
+
+
+def _problems(error: ValidationError) -> list[tuple[str, str]]:
+    """Dotted keys, and what is wrong with them."""
+    found = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location) if problem["type"] == "extra_forbidden" else location[0]
+        found.append((key, _told(dict(problem))))
+    return list(dict.fromkeys(found))  # a union reports once a member
 
 
 def _told(problem: dict[str, Any]) -> str:
@@ -163,6 +194,17 @@ def unknown_key(key: str, known: Iterable[str], *, within: str = "") -> str:
     return f"unknown key {prefix}{key}" + (f"; did you mean {prefix}{meant[0]}?" if meant else "")
 
 
+def field_problems(given: Mapping[str, Any], names: Collection[str], dataclass: str, within: str) -> Iterator[Problem]:
+    """The keys of `given` that are no field of a dataclass of another library, or not for the user to set."""
+    for key in given:
+        if within == "kto" and key in RESERVED_KTO_KEYS:
+            yield Problem(f"kto.{key}", f"kto.{key} is decided elsewhere", RESERVED_KTO_KEYS[key])
+        elif key not in names:
+            yield Problem(
+                f"{within}.{key}", unknown_key(key, names, within=within), f"{within} takes {dataclass}'s fields"
+            )
+
+
 def check_fields(given: Mapping[str, Any], dataclass: type, within: str) -> None:
     """Check names and plain types of `given` against a dataclass of another library.
 
@@ -171,13 +213,9 @@ def check_fields(given: Mapping[str, Any], dataclass: type, within: str) -> None
     """
     hints = typing.get_type_hints(dataclass)
     names = [field.name for field in dataclasses.fields(dataclass) if field.init]
+    for problem in field_problems(given, names, dataclass.__name__, within):
+        raise ConfigError(problem.message, hint=problem.hint)
     for key, value in given.items():
-        if within == "kto" and key in RESERVED_KTO_KEYS:
-            raise ConfigError(f"kto.{key} is decided elsewhere", hint=RESERVED_KTO_KEYS[key])
-        if key not in names:
-            raise ConfigError(
-                unknown_key(key, names, within=within), hint=f"{within} takes {dataclass.__name__}'s fields"
-            )
         allowed = _plain_types(hints[key])
         if allowed and not _is_of(value, allowed):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)

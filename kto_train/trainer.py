@@ -25,8 +25,8 @@ from trl.trainer.utils import use_adapter
 
 from kto_data.balance import admissible_weights
 from kto_data.processor import Processor, load_processor
+from kto_data.training import balance_warning
 from kto_train import reference
-from kto_train.checks import balance_warning
 from kto_train.collate import CachedCollator, image_backend
 from kto_train.columns import (
     KL_PREFIX,
