@@ -1,10 +1,12 @@
-"""Compressed files as streams of their plain bytes. The only home of zstandard."""
+"""Compressed files as streams of their plain bytes, read and written. The only home of zstandard."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -22,6 +24,24 @@ def open_gzip(file: BinaryIO) -> BinaryIO:
 def open_zstd(file: BinaryIO) -> BinaryIO:
     """The plain bytes of the zstd file `file`, all its frames."""
     return cast("BinaryIO", io.BufferedReader(_ZstdFile(file), _BUFFER_BYTES))
+
+
+@contextmanager
+def compressing(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
+    """A file to write to, from which `file` gets what the suffix of `name` asks for: gzip, zstd, or the plain bytes.
+
+    The result depends on the plain bytes alone, not on the time.
+    """
+    if name.lower().endswith(".gz"):
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packer:
+            yield cast("BinaryIO", packer)
+    elif name.lower().endswith(".zst"):
+        import zstandard
+
+        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packer:
+            yield cast("BinaryIO", packer)
+    else:
+        yield file
 
 
 class _ZstdFile(io.RawIOBase):

@@ -131,6 +131,8 @@ class ValidateSettings:
     exit_zero: bool = False
     baseline: FilePath = None
     new_from: str | None = None
+    # Fix
+    unsafe_fixes: bool = False
     # Misc
     jobs: Positive | None = None
     color: ColorMode = "auto"

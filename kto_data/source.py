@@ -114,6 +114,13 @@ class Chunk:
                     unended = number
         return Endings(self.num_rows, num_crlf, first_crlf, unended)
 
+    def raw_lines(self) -> Iterator[bytes]:
+        """The chunk's lines with their ends, where records lie line by line."""
+        assert self.kind is not SourceKind.PARQUET
+        assert not self.spans
+        with _reading(self.path), self._open() as file:
+            yield from islice(file, self.num_rows)
+
     def _all_lines(self) -> Iterator[Line]:
         if self.kind is SourceKind.PARQUET:
             return self._parquet_lines()

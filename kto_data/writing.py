@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from kto_data.errors import InputError
 
@@ -39,24 +38,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-@contextmanager
-def compressed_for(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
-    """A file to write to: what is written goes to `file`, compressed as the suffix of `name` says.
-
-    The bytes depend on what is written alone, not on the time.
-    """
-    if name.lower().endswith(".gz"):
-        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-            yield cast("BinaryIO", packed)
-    elif name.lower().endswith(".zst"):
-        import zstandard
-
-        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packer:
-            yield cast("BinaryIO", packer)
-    else:
-        yield file
 
 
 @contextmanager

@@ -125,6 +125,18 @@ NewFrom = Annotated[
     str | None, option(GATE, "--new-from", help="Leave out what is found in this git revision too.", metavar="GITREF")
 ]
 
+# Fix
+FixFlag = Annotated[
+    bool, flag(FIX, "--fix", help="Mend what can be mended safely, in a copy (--out) or the file itself (--in-place).")
+]
+UnsafeFixes = Annotated[bool, flag(FIX, "--unsafe-fixes", help="Mend also what changes what a row says.")]
+Diff = Annotated[bool, flag(FIX, "--diff", help="Show what --fix would do, and write nothing.")]
+Out = Annotated[Path | None, option(FIX, help="Write mended rows to this file, or folder; - is standard output.")]
+InPlace = Annotated[bool, flag(FIX, "--in-place", help="Replace the input by its mended rows.")]
+Rejects = Annotated[
+    Path | None, option(FIX, help="Take out rows that cannot be trained on, and repeated ones; write them here.")
+]
+
 # Misc
 Config = Annotated[
     list[str] | None,

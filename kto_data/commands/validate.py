@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from kto_data.commands import options
+from kto_data.commands.fix import FixOptions, fixing, show_diff
 from kto_data.commands.output import (
     is_redacted,
     make_outcome,
@@ -86,6 +87,13 @@ def validate(
     baseline: options.BaselineFile = None,
     write_baseline: options.WriteBaseline = None,
     new_from: options.NewFrom = None,
+    # Fix
+    fix: options.FixFlag = False,
+    unsafe_fixes: options.UnsafeFixes = False,
+    diff: options.Diff = False,
+    out: options.Out = None,
+    in_place: options.InPlace = False,
+    rejects: options.Rejects = None,
     # Misc
     config: options.Config = None,
     isolated: options.Isolated = False,
@@ -105,40 +113,75 @@ def validate(
     if show_settings:
         sys.stdout.writelines(f"{line}\n" for line in effective.lines())
         return
-    exit_code = _validate(effective, write_baseline)
+    fixes = FixOptions(
+        fix=fix, diff=diff, unsafe=effective.settings.unsafe_fixes, out=out, in_place=in_place, rejects=rejects
+    )
+    exit_code = _validate(effective, write_baseline, fixes)
     if exit_code:
         raise typer.Exit(exit_code)
 
 
-def _validate(effective: Effective, write_baseline: Path | None) -> ExitCode:
+def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptions) -> ExitCode:
     from kto_data.commands.gate import make_sieve
     from kto_data.engine import local
-    from kto_data.inputs import open_inputs, take_excerpt
-    from kto_data.report.formats import FORMATS, statistics
+    from kto_data.inputs import open_inputs
 
     settings = effective.settings
-    planned = planned_reports(settings.report)
+    planned_reports(settings.report)  # what cannot be written is told of before anything is done
 
     def say(line: str) -> None:
         if not settings.quiet:
             print(f"note: {line}", file=sys.stderr)
 
-    check = _check_settings(settings)
+    check = check_settings(settings)
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
         dataset=settings.dataset, splits=settings.split, say=say,
     )  # fmt: skip
     check = replace(check, has_eval_split=len({entry.split for entry in inputs}) > 1)
+    jobs = settings.jobs or worthwhile_jobs(inputs, local.default_jobs())
+    if settings.verbose:
+        _say_what_runs(effective, check, jobs, say)
+    if not fixes.is_wanted:
+        return _report(inputs, check, effective, write_baseline, jobs, say)
+    if settings.limit is not None or settings.sample is not None:
+        raise UsageError("--fix mends whole files", hint="leave out --limit and --sample")
+
+    def make_triage() -> Triage:
+        every = replace(settings, baseline=None, new_from=None)  # what was known before is mended too
+        return make_sieve(
+            every, inputs=inputs, check=check, config_file=effective.config_file, write_to=None, jobs=jobs
+        ).triage
+
+    if fixes.diff:
+        return ExitCode(show_diff(inputs, check, fixes, make_triage=make_triage, jobs=jobs))
+    with fixing(inputs, check, fixes, make_triage=make_triage, jobs=jobs, say=say) as fixed:
+        return _report(fixed.inputs, fixed.check, effective, write_baseline, jobs, say, to_stderr=fixes.to_stdout)
+
+
+def _report(
+    inputs: Sequence[Input],
+    check: CheckSettings,
+    effective: Effective,
+    write_baseline: Path | None,
+    jobs: int,
+    say: Callable[[str], None],
+    *,
+    to_stderr: bool = False,
+) -> ExitCode:
+    from kto_data.commands.gate import make_sieve
+    from kto_data.inputs import take_excerpt
+    from kto_data.report.formats import FORMATS, statistics
+
+    settings = effective.settings
+    planned = planned_reports(settings.report)
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
     if excerpt.text:
         say(excerpt.text)
-    jobs = settings.jobs or _worthwhile_jobs(inputs, local.default_jobs())
-    if settings.verbose:
-        _say_what_runs(effective, check, jobs, say)
     sieve = make_sieve(
         settings, inputs=inputs, check=check, config_file=effective.config_file, write_to=write_baseline, jobs=jobs
     )
-    with _output(settings.output_file) as output:
+    with opened(settings.output_file, sys.stderr if to_stderr else sys.stdout) as output:
         # Lines that need nothing but their finding are printed as they come.
         stream = output if settings.output_format == "concise" and not settings.statistics else None
         validation = _run(inputs, excerpt, check, sieve.triage, jobs, settings, stream)
@@ -170,7 +213,8 @@ def _say_what_runs(effective: Effective, check: CheckSettings, jobs: int, say: C
     say(f"{len(check.codes)} rules selected, {jobs} {'process' if jobs == 1 else 'processes'}")
 
 
-def _check_settings(settings: ValidateSettings) -> CheckSettings:
+def check_settings(settings: ValidateSettings) -> CheckSettings:
+    """What lines are held to, as asked. Raises `UsageError` and `InputError` for what cannot be."""
     from kto_data.check import CheckSettings
     from kto_data.image import ImageCheck, PixelBudget
     from kto_data.rules.selection import select_rules
@@ -239,16 +283,18 @@ def _run(
         )
 
 
-def _worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:
+def worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:
+    """How many processes save time."""
     sizes = [entry.source.num_bytes for entry in inputs]
     known = [size for size in sizes if size is not None]
     return processors if len(known) < len(sizes) else min(processors, 1 + sum(known) // _BYTES_WORTH_A_PROCESS)
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
+def opened(path: Path | None, stream: TextIO) -> Iterator[TextIO]:
+    """The file, or the stream where none is named."""
     if path is None:
-        yield sys.stdout
+        yield stream
         return
     try:
         with path.open("w", encoding="utf-8") as file:
