@@ -17,7 +17,7 @@ from kto_data.balance import AdmissibleWeights, admissible_weights
 from kto_data.distribution import Distribution, distribution
 from kto_data.pairing import group_sizes, label_shares
 from kto_data.repeats import indices_in, num_distinct, num_repeated, num_under_both
-from kto_data.rules.facts import DatasetFacts, Shape
+from kto_data.rules.facts import TRAIN, DatasetFacts, Shape
 from kto_data.rules.split import SplitFacts
 from kto_data.rules.traits import Shortcut, label_order, num_self_pairs, shortcuts, top_completions
 
@@ -118,6 +118,11 @@ class Survey:
     """All splits that have samples, in the order of the data."""
 
     splits: tuple[SplitSurvey, ...]
+
+    @property
+    def trained(self) -> SplitSurvey | None:
+        """The split that is trained on, see `DatasetFacts.trained`; None where there is no sample."""
+        return next((split for split in self.splits if split.name == TRAIN), next(iter(self.splits), None))
 
 
 NO_SAMPLES = Survey(splits=())

@@ -12,8 +12,8 @@ from kto_data.finding import Finding, Scalar, Severity
 from kto_data.remarks import Remark, remarks
 from kto_data.report.outcome import FileDigest, Outcome
 from kto_data.rules.base import AnyRule, Fix
-from kto_data.survey import SplitSurvey
-from kto_data.validate import InputCount, RuleCount, Validation
+from kto_data.survey import LabelCounts, SplitSurvey, Survey
+from kto_data.validate import InputCount, RuleCount
 
 
 class _Model(BaseModel):
@@ -166,7 +166,7 @@ def report_document(outcome: Outcome) -> ReportDocument:
             for rule in sorted(rules, key=lambda rule: rule.code)
         ),
         skipped=tuple(SkippedEntry(code=code, reason=reason) for code, reason in skipped.items()),
-        stats=_stats(validation),
+        stats=stats_of(validation.survey),
         findings=tuple(
             finding_entry(finding, count.rule, column)
             for count in outcome.worst_first
@@ -240,18 +240,21 @@ def _rule_entry(rule: AnyRule, count: RuleCount | None, is_skipped: bool) -> Rul
     )
 
 
-def _stats(validation: Validation) -> Stats:
-    weights = admissible_weights(validation.num_desirable, validation.num_undesirable)
+def stats_of(survey: Survey) -> Stats:
+    """What the data is like: labels and weights of the split that is trained on, then everything, split by split."""
+    trained = survey.trained
+    labels = trained.labels if trained else LabelCounts(desirable=0, undesirable=0)
+    weights = admissible_weights(labels.desirable, labels.undesirable)
     return Stats(
-        labels=Labels(desirable=validation.num_desirable, undesirable=validation.num_undesirable),
+        labels=Labels(desirable=labels.desirable, undesirable=labels.undesirable),
         weights=Weights(
             balance=weights.balance,
             verdict=weights.verdict.value,
             trl=_band(weights.trl),
             paper=_band(weights.paper),
         ),
-        splits=validation.survey.splits,
-        remarks=remarks(validation.survey),
+        splits=survey.splits,
+        remarks=remarks(survey),
     )
 
 

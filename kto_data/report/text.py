@@ -10,6 +10,7 @@ from kto_data.finding import Finding, Severity
 from kto_data.remarks import remarks
 from kto_data.rules.base import Fix
 from kto_data.rules.words import counted
+from kto_data.survey import Survey
 from kto_data.validate import RuleCount, Validation
 
 WIDTH = 80
@@ -56,7 +57,8 @@ def full_report(validation: Validation, *, show: int, paint: Paint, quiet: bool 
     if quiet:
         return
     yield from _balance_lines(validation, paint)
-    yield from _remark_lines(validation, paint)
+    lines = [*remark_lines(validation.survey, paint, "what no rule forbids (ktodata stats has the numbers)")]
+    yield from ("", *lines) if lines else ()
     if validation.skipped:
         yield ""
         yield from _skipped_lines(validation, paint)
@@ -141,15 +143,16 @@ def _balance_lines(validation: Validation, paint: Paint) -> Iterator[str]:
         yield f"    undesirable_weight {weights.trl.undesirable}"
 
 
-def _remark_lines(validation: Validation, paint: Paint) -> Iterator[str]:
-    found = remarks(validation.survey)
-    if not found:
-        return
-    yield ""
-    yield f"{paint('worth a look', _BOLD)}  {paint('what no rule forbids (ktodata stats has the numbers)', _DIM)}"
+def remark_lines(survey: Survey, paint: Paint, aside: str) -> Iterator[str]:
+    """The block "worth a look", with a few words behind its title; no line where nothing is."""
+    found = remarks(survey)
+    if found:
+        yield f"{paint('worth a look', _BOLD)}  {paint(aside, _DIM)}"
     for remark in found:
-        text = remark.text if len(validation.survey.splits) < 2 else f"{remark.split}: {remark.text}"
-        yield from textwrap.wrap(printable(text), WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        text = printable(remark.text if len(survey.splits) < 2 else f"{remark.split}: {remark.text}")
+        yield from textwrap.wrap(
+            text, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
 
 
 def _skipped_lines(validation: Validation, paint: Paint) -> Iterator[str]:

@@ -1,0 +1,92 @@
+"""`ktodata stats`: what the data is like."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kto_data.commands import options
+
+if TYPE_CHECKING:
+    from kto_data.settings import ValidateSettings
+
+StatsFormat = Annotated[Literal["full", "json"], options.option(options.OUTPUT, help="For people, or for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(cls=options.GroupedCommand, context_settings={"auto_envvar_prefix": options.ENV_PREFIX})(stats)
+
+
+def stats(
+    ctx: typer.Context,
+    paths: options.Paths = None,
+    *,
+    format: options.RecordFormat = "auto",
+    dataset_info: options.DatasetInfo = None,
+    dataset: options.Dataset = None,
+    map: options.Map = None,
+    split: options.Split = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.Seed = 0,
+    image_root: options.ImageRoot = None,
+    images: options.Images = "header",
+    model: options.Model = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    batch_size: options.BatchSize = None,
+    train_config: options.TrainConfig = None,
+    output_format: StatsFormat = "full",
+    output_file: options.OutputFile = None,
+    config: options.Config = None,
+    isolated: options.Isolated = False,
+    jobs: options.Jobs = None,
+    color: options.Color = "auto",
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what KTO data is like: labels and weights, lengths, repeats, and what of it is worth a look.
+
+    Records that break the schema are left out. Exit code 0 whatever is found; 2: the data could not be read.
+    """
+    effective = options.settings_of(ctx, config=config or (), isolated=isolated)
+    # How and where to print is said on the command line alone: in a file it is meant for `validate`.
+    _stats(effective.settings, output_format, output_file)
+
+
+def _stats(settings: ValidateSettings, output_format: str, output_file: Path | None) -> None:
+    from kto_data.commands.output import wants_color
+    from kto_data.commands.validate import check_settings, opened, worthwhile_jobs
+    from kto_data.engine import local
+    from kto_data.inputs import open_inputs, take_excerpt
+    from kto_data.progress import Progress
+    from kto_data.report.document import stats_of
+    from kto_data.report.stats_text import survey_lines
+    from kto_data.report.text import Paint
+    from kto_data.rules.words import counted
+    from kto_data.validate import validate
+
+    inputs = open_inputs(
+        settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
+        dataset=settings.dataset, splits=settings.split,
+    )  # fmt: skip
+    excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
+    check = check_settings(settings)
+    jobs = settings.jobs or worthwhile_jobs(inputs, local.default_jobs())
+    with opened(output_file, sys.stdout) as output:
+        with Progress("stats", enabled=not settings.quiet and settings.progress == "auto") as progress:
+            found = validate(inputs, check, excerpt=excerpt, jobs=jobs, progress=progress.advance_to)
+        if output_format == "json":
+            output.write(stats_of(found.survey).model_dump_json(indent=2) + "\n")
+            return
+        paint = Paint(color=wants_color(settings.color, output))
+        output.writelines(f"{line}\n" for line in survey_lines(found.survey, paint))
+        if excerpt.text:
+            output.write(f"\n{excerpt.text}\n")
+    num_bad = found.num_rows - sum(entry.num_rows_ok for entry in found.inputs)
+    if num_bad and not settings.quiet:
+        left_out = counted(num_bad, "row")
+        print(f"{left_out} with errors: see ktodata validate", file=sys.stderr)
