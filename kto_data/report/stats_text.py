@@ -13,7 +13,7 @@ from kto_data.survey import Frequency, LabelCounts, SplitSurvey, Survey
 
 _BOLD, _DIM, _GREEN, _YELLOW = "1", "2", "32", "33"
 _BAR_WIDTH = 30
-_HALF_BAR = 20
+_HALF_BAR = 19
 _SHOWN_SOURCES = 12
 
 

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import make_record, write_jsonl
+
+from kto_data.cli import main
+
+
+def odd_data(folder: Path) -> Path:
+    rows = []
+    for index in range(80):
+        is_good = index % 2 == 0
+        turns = [
+            {"role": "user", "content": f"Question {index}?"},
+            {"role": "assistant", "content": f"A whole sentence about {index}." if is_good else "No."},
+        ]
+        rows.append(make_record(messages=turns, label=is_good))
+    return write_jsonl(folder / "data.jsonl", rows)
+
+
+def test_stats_shows_labels_lengths_and_what_is_odd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", str(odd_data(tmp_path)), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "train  80 samples of 80 prompts, 0 with both labels" in shown
+    assert "balance 1, within [1, 4/3]" in shown
+    assert "tells the labels apart with AUC 1.00" in shown
+    assert "40 samples (50%) share their completion with another" in shown
+    assert "worth a look" in shown
+    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+
+
+def test_stats_as_json_are_the_stats_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(odd_data(tmp_path))
+    assert main(["stats", path, "--quiet", "--output-format", "json"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert main(["validate", path, "--quiet", "--output-format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stats"] == stats
+    assert stats["splits"][0]["num_repeated_completions"] == 40
+
+
+def test_stats_fails_on_no_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", [b"{", make_record()])
+    assert main(["stats", str(path)]) == 0
+    assert "1 sample of 1 prompt" in capsys.readouterr().out
+    path = write_jsonl(tmp_path / "bad.jsonl", [b"{"])
+    assert main(["stats", str(path)]) == 0
+    assert "no record can be read" in capsys.readouterr().out
+
+
+def test_stats_of_a_file_that_is_not_there_exits_with_two(tmp_path: Path) -> None:
+    assert main(["stats", str(tmp_path / "none.jsonl")]) == 2
+
+
+def test_stats_shows_each_split_and_what_leaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = odd_data(tmp_path)
+    held_out = write_jsonl(tmp_path / "eval.jsonl", train.read_bytes().splitlines()[:3])
+    arguments = ["stats", str(train), "--split", f"eval={held_out}", "--batch-size", "4", "--quiet"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "eval  3 samples" in shown
+    assert "3 samples with a prompt of train" in shown
+    assert "batches  20 of 4 samples" in shown
+
+
+def test_stats_writes_to_a_file(tmp_path: Path) -> None:
+    output = tmp_path / "stats.txt"
+    assert main(["stats", str(odd_data(tmp_path)), "-o", str(output), "--quiet"]) == 0
+    assert output.read_text(encoding="utf-8").startswith("train  80 samples")
