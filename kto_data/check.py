@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _IMAGES_REMEMBERED = 50_000  # a worker's memory of images: some 30 MB
 
+_PATH_CODES = frozenset({"KTO216"})
+"""Rules about sound images that look at the whole path, not at its suffix and the header alone."""
+
 NO_BUDGET = PixelBudget()
 
 DEFAULT_CODES: frozenset[str] = frozenset(rule.code for rule in ALL_RULES if rule.default)
@@ -186,7 +189,8 @@ class LineChecker:
     def _is_clean_anew(self, given: str, root: str) -> bool:
         found = self._probe(given, root)
         header = found.header
-        if header is None or found.status is not ProbeStatus.OK or self.settings.images is ImageCheck.DECODE:
+        looks_closer = self.settings.images is ImageCheck.DECODE or not self.settings.codes.isdisjoint(_PATH_CODES)
+        if header is None or found.status is not ProbeStatus.OK or looks_closer:
             return next(self._image_defects(found), None) is None
         # Of an image that is whole the rules judge the header and the suffix, and many images are alike in both.
         kind = (

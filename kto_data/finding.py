@@ -5,6 +5,7 @@ A finding is a value, never an exception: data is allowed to be wrong.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -58,11 +59,22 @@ class Finding:
 
     def redacted(self) -> Finding:
         """The finding without a word of the record's content: for logs that more people read than the data."""
-        message = self.message
-        for quote in sorted(self.quotes, key=len, reverse=True):  # one quote may be part of another
-            message = message.replace(quote, f"[{len(quote)} characters]")
-        return replace(self, message=message, quotes=(), record_id=None)
+        quotes = sorted(filter(None, self.quotes), key=len, reverse=True)  # one quote may be part of another
+        message = re.sub("|".join(_whole(quote, self.message) for quote in quotes), _black_out, self.message)
+        data = tuple((name, _black_out(value) if value in quotes else value) for name, value in self.data)
+        return replace(self, message=message if quotes else self.message, quotes=(), data=data, record_id=None)
 
     def sort_key(self) -> tuple[str, int, str, str]:
         """Order of printing: file, line, code, pointer."""
         return (self.location.path, self.location.line or 0, self.code, self.location.pointer)
+
+
+def _whole(quote: str, message: str) -> str:
+    """A pattern for `quote` in `message`: as words of its own, so that an `a` does not riddle the text around it."""
+    words = rf"(?<!\w){re.escape(quote)}(?!\w)"
+    return words if re.search(words, message) else re.escape(quote)
+
+
+def _black_out(quote: object) -> str:
+    text = quote[0] if isinstance(quote, re.Match) else str(quote)
+    return f"[{len(text):,} character{'s' if len(text) != 1 else ''}]"

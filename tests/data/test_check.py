@@ -51,6 +51,8 @@ def test_finding_has_its_whole_address() -> None:
         record_id="a",
         row_hash=finding.row_hash,
         fingerprint=finding.fingerprint,
+        quotes=("yes",),
+        data=(("value", "yes"),),
     )
     assert finding.row_hash is not None
     assert (len(finding.row_hash), len(finding.fingerprint)) == (16, 32)
