@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from kto_data import choices
+from kto_data.commands import completion
 
 if TYPE_CHECKING:
     from kto_data.settings import Effective
@@ -31,9 +32,9 @@ def option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_envvar=False, **more)
 
 
-def flag(panel: str, *names: str, help: str) -> Any:
+def flag(panel: str, name: str, *names: str, help: str) -> Any:
     """An option without a value, and without its `--no-` twin: a file's `true` is undone with `--config key=false`."""
-    return option(panel, *names, help=help)
+    return option(panel, name, *names, help=help)
 
 
 Paths = Annotated[
@@ -41,7 +42,7 @@ Paths = Annotated[
 ]
 
 # Input
-RecordFormat = Annotated[str, option(INPUT, help="Format of the records.")]
+RecordFormat = Annotated[str, option(INPUT, help="Format of the records.", autocompletion=completion.record_formats)]
 DatasetInfo = Annotated[Path | None, option(INPUT, help="A LLaMA-Factory dataset_info.json.")]
 Dataset = Annotated[str | None, option(INPUT, help="The entry of --dataset-info to read.")]
 Map = Annotated[
@@ -66,7 +67,7 @@ RowMaxPixels = Annotated[int | None, option(IMAGES, help="Point out rows whose i
 
 # Model
 Model = Annotated[Path | None, option(MODEL, help="Model folder; its weights are not read. Counts tokens.")]
-TrustRemoteCode = Annotated[bool, flag(MODEL, help="Run code that comes with the model.")]
+TrustRemoteCode = Annotated[bool, flag(MODEL, "--trust-remote-code", help="Run code that comes with the model.")]
 MaxLength = Annotated[int | None, option(MODEL, help="Tokens a row may have, images included.", min=1)]
 BatchSize = Annotated[
     int | None, option(MODEL, help="Rows a device, of the training to come.", min=1, show_default="of --train-config")
@@ -75,17 +76,27 @@ TrainConfig = Annotated[Path | None, option(MODEL, help="Config file of `ktodata
 
 # Rules
 Select = Annotated[
-    list[str] | None, option(RULES, help="Run these rules alone: codes, prefixes or names, comma-separated.")
+    list[str] | None,
+    option(
+        RULES,
+        help="Run these rules alone: codes, prefixes or names, comma-separated.",
+        autocompletion=completion.rules,
+    ),
 ]
-ExtendSelect = Annotated[list[str] | None, option(RULES, help="Run these rules too.")]
-Ignore = Annotated[list[str] | None, option(RULES, help="Leave these rules out.")]
+ExtendSelect = Annotated[list[str] | None, option(RULES, help="Run these rules too.", autocompletion=completion.rules)]
+Ignore = Annotated[list[str] | None, option(RULES, help="Leave these rules out.", autocompletion=completion.rules)]
 PerFileIgnores = Annotated[
     list[str] | None,
     option(RULES, help="Leave rules out for the files that a pattern matches. Repeatable.", metavar="PATTERN:CODES"),
 ]
 Severities = Annotated[
     list[str] | None,
-    option(RULES, help="How bad the findings of rules are: error, warning or info. Repeatable.", metavar="CODE=LEVEL"),
+    option(
+        RULES,
+        help="How bad the findings of rules are: error, warning or info. Repeatable.",
+        metavar="CODE=LEVEL",
+        autocompletion=completion.severities,
+    ),
 ]
 Thresholds = Annotated[
     list[str] | None,
@@ -100,9 +111,15 @@ OutputFormat = Annotated[choices.OutputFormat, option(OUTPUT, help="How findings
 OutputFile = Annotated[Path | None, option(OUTPUT, "--output-file", "-o", help="Print findings to a file.")]
 Reports = Annotated[
     list[str] | None,
-    option(OUTPUT, "--report", help="Write a report to a file besides. Repeatable.", metavar="FORMAT:PATH"),
+    option(
+        OUTPUT,
+        "--report",
+        help="Write a report to a file besides. Repeatable.",
+        metavar="FORMAT:PATH",
+        autocompletion=completion.reports,
+    ),
 ]
-Statistics = Annotated[bool, flag(OUTPUT, help="Print the number of findings of each rule alone.")]
+Statistics = Annotated[bool, flag(OUTPUT, "--statistics", help="Print the number of findings of each rule alone.")]
 Redact = Annotated[
     bool | None,
     option(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kto_data.commands import completion
 from kto_data.errors import UsageError
 
 
@@ -16,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def rule(
-    code: Annotated[str | None, typer.Argument(help="Code, prefix of codes, or name of a rule.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(help="Code, prefix of codes, or name of a rule.", autocompletion=completion.rules)
+    ] = None,
     *,
     all_rules: Annotated[bool, typer.Option("--all", help="List every rule; with --markdown, explain it.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
