@@ -90,4 +90,5 @@ def _title(rule: AnyRule) -> str:
 def _facts(rule: AnyRule) -> str:
     runs = "" if rule.default else " · runs when it is selected"
     needs = "" if rule.needs.value == "off" else f" · needs --images {rule.needs.value}"
+    needs += f" · {rule.requires.value}" if rule.requires else ""
     return f"{rule.severity.value} · {rule.stage.value} · fix: {rule.fix.value}{needs}{runs}"

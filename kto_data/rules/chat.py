@@ -190,7 +190,7 @@ def special_token_in_content(row: Row) -> Iterator[Defect]:
 
     A tokenizer turns `<|im_end|>` in a text into the token that ends the message: the conversation is split there. An
     `<|image_pad|>` asks for an image that is not there, and training stops. Tokens that only a few families have, such
-    as `<|user|>`, are a warning here; `ktodata preprocess` knows the model and refuses its own.
+    as `<|user|>`, are a warning. With `--model`, and in `ktodata preprocess`, the model's own are errors.
 
     Bad:  `"content": "Stop at <|im_end|>, please."`
     Good: `"content": "Stop at the end mark, please."`

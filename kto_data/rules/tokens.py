@@ -48,8 +48,7 @@ def over_max_length(facts: TokenFacts) -> Iterator[Defect]:
 
     What does not fit is cut from the completion, which then ends nowhere, or the record is left out. Tokens are those
     that training will see: written by the chat template, images included. A warning here, since `ktodata preprocess`
-    can be told what to do: it stops at the first such record, unless `--too-long drop` or `truncate-completion` is
-    given.
+    asks what to do: it makes no cache of such records, unless `--too-long drop` or `truncate-completion` is given.
 
     Bad:  a prompt of 900 tokens and a completion of 400, with `--max-length 1024`
     Good: `--max-length 2048`, or a shorter completion
