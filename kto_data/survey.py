@@ -16,10 +16,9 @@ from math import prod
 from kto_data.balance import AdmissibleWeights, admissible_weights
 from kto_data.distribution import Distribution, distribution
 from kto_data.pairing import group_sizes, label_shares
-from kto_data.repeats import indices_in, num_distinct, num_repeated, num_under_both
 from kto_data.rules.facts import TRAIN, DatasetFacts, Shape
 from kto_data.rules.split import SplitFacts
-from kto_data.rules.traits import Shortcut, label_order, num_self_pairs, shortcuts, top_completions
+from kto_data.rules.traits import Shortcut, label_order, num_self_pairs, shortcuts
 
 _NUM_TOP_COMPLETIONS = 5
 _NUM_SOURCES = 100  # shown by name, the largest ones
@@ -182,15 +181,17 @@ def _survey_split(
         sample_tokens=distribution(*split.tokens_by_label) if split.tokens else None,
         pixel_area=areas,
         shortcuts=shortcuts(split),
-        num_prompts=num_distinct(split.prompts),
-        num_prompts_with_both_labels=num_under_both(split.prompts, split.labels),
+        num_prompts=split.prompt_keys.num_distinct,
+        num_prompts_with_both_labels=split.prompt_keys.num_under_both,
         num_contradictions=repeats.contradictions[split.name],
         num_duplicates=repeats.duplicates[split.name],
-        num_repeated_completions=num_repeated(split.completions),
+        num_repeated_completions=split.completion_keys.num_repeated,
         top_completions=_top_completions(split),
         longest_run=_longest_run(split),
         microbatches=_microbatches(split, batch_size) if batch_size and len(split) >= 2 else None,
-        num_prompts_in_train=len(indices_in(split.prompts, trained.prompts)) if trained and trained is not split else 0,
+        num_prompts_in_train=len(split.prompt_keys.rows_in(trained.prompt_keys))
+        if trained and trained is not split
+        else 0,
     )
 
 
@@ -203,14 +204,14 @@ def _frequencies(split: SplitFacts, number: Callable[[Shape], int]) -> tuple[Fre
 
 def _top_completions(split: SplitFacts) -> tuple[RepeatedCompletion, ...]:
     top = []
-    for entry in top_completions(split, _NUM_TOP_COMPLETIONS):
-        place = split.place(entry.index)
+    for entry in split.completion_keys.most_common(_NUM_TOP_COMPLETIONS):
+        place = split.place(entry.first)
         top.append(
             RepeatedCompletion(
-                labels=LabelCounts(desirable=entry.num_desirable, undesirable=entry.num_undesirable),
+                labels=LabelCounts(desirable=entry.num_desirable, undesirable=entry.count - entry.num_desirable),
                 path=place.path,
                 line=place.line,
-                num_characters=split.lengths[entry.index],
+                num_characters=split.lengths[entry.first],
             )
         )
     return tuple(top)

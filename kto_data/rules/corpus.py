@@ -9,7 +9,7 @@ from kto_data.finding import Severity
 from kto_data.rules.base import Defect, Fix, Requirement, Stage, rule
 from kto_data.rules.facts import DatasetFacts
 from kto_data.rules.split import Place
-from kto_data.rules.traits import LabelRun, label_order, num_self_pairs, shortcuts, top_completions
+from kto_data.rules.traits import LabelRun, label_order, num_self_pairs, shortcuts
 
 SHORTCUT_AUC = 0.75
 """From which on a property alone predicts the label (KTO407)."""
@@ -159,11 +159,11 @@ def kl_degenerate(facts: DatasetFacts) -> Iterator[Defect]:
     if facts.batch_size == 1:
         yield Defect("in batches of one, every record meets its own completion", path=split.first_path, data=data)
         return
-    top = next(iter(top_completions(split, 1)), None)
-    if top is None:  # all different: the one record of a dataset
+    if len(split) < 2:
         return
-    place = split.place(top.index)
-    share = f"{top.num_desirable + top.num_undesirable:,} of {len(split):,} records"
+    top = split.completion_keys.most_common(1)[0]
+    place = split.place(top.first)
+    share = f"{top.count:,} of {len(split):,} records"
     yield Defect(
         f"{share} have the completion of this one: in batches of {facts.batch_size}, {number:,} or more meet their own",
         path=place.path,

@@ -10,12 +10,13 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from kto_data.digest import SampleDigest
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
-from kto_data.repeats import groups_of_equal
+from kto_data.repeats import Keys, groups_of_equal
 from kto_data.rules.split import Place, SplitFacts
 from kto_data.source import Endings
 
@@ -214,23 +215,24 @@ class DatasetFacts:
     def repeated(self) -> Iterator[list[Place]]:
         """The places of each prompt-and-completion that occurs more than once, in the order of the data."""
         splits = list(self.splits.values())
-        if not splits:
-            return
         starts = list(accumulate(map(len, splits), initial=0))
-        for group in groups_of_equal(_joined([s.prompts for s in splits]), _joined([s.completions for s in splits])):
-            owners = [bisect_right(starts, index) - 1 for index in group]
-            yield [splits[o].place(i - starts[o]) for o, i in zip(owners, group, strict=True)]
+        for group in self._repeated_rows:
+            owners = [bisect_right(starts, row) - 1 for row in group]
+            yield [splits[o].place(row - starts[o]) for o, row in zip(owners, group, strict=True)]
+
+    @cached_property
+    def _repeated_rows(self) -> list[list[int]]:
+        splits = list(self.splits.values())
+        if len(splits) == 1:
+            return groups_of_equal(splits[0].completion_keys, splits[0].prompt_keys)
+        labels = b"".join(split.labels for split in splits)
+        completions, prompts = array("Q"), array("Q")
+        for split in splits:
+            completions.extend(split.completions)
+            prompts.extend(split.prompts)
+        return groups_of_equal(Keys(completions, labels), Keys(prompts, labels))
 
 
 def rounded_area(pixels: int) -> int:
     """The area with all but its first three digits zero: so that few different ones are counted."""
     return pixels if pixels < 1000 else pixels - pixels % 10 ** (len(str(pixels)) - 3)
-
-
-def _joined(columns: list[array[int]]) -> array[int]:
-    if len(columns) == 1:
-        return columns[0]
-    joined = array(columns[0].typecode)
-    for column in columns:
-        joined.extend(column)
-    return joined

@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Iterator
 
 from kto_data.finding import Severity
-from kto_data.repeats import indices_in
 from kto_data.rules.base import Defect, Requirement, Stage, rule
 from kto_data.rules.facts import TRAIN, DatasetFacts
 
@@ -25,7 +24,7 @@ def split_leakage(facts: DatasetFacts) -> Iterator[Defect]:
     for split in facts.splits.values() if train else ():
         if train is None or split is train:
             continue
-        leaked = indices_in(split.prompts, train.prompts)
+        leaked = split.prompt_keys.rows_in(train.prompt_keys)
         first = _first_indices(train.prompts, {split.prompts[index] for index in leaked})
         for index in leaked:
             place, other = split.place(index), train.place(first[split.prompts[index]])

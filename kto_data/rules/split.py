@@ -14,6 +14,8 @@ from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING
 
+from kto_data.repeats import Keys
+
 if TYPE_CHECKING:
     from kto_data.rules.facts import ChunkFacts, Shape
 
@@ -93,6 +95,16 @@ class SplitFacts:
         """One byte a sample: 1 where it is desirable, 0 where not."""
         assert self._places.itemsize == 8
         return self._places.tobytes()[_LOW_BYTES].translate(_LAST_BIT)
+
+    @cached_property
+    def prompt_keys(self) -> Keys:
+        """The prompts, to be counted. As all that is kept, ask for it after the last chunk."""
+        return Keys(self.prompts, self.labels)
+
+    @cached_property
+    def completion_keys(self) -> Keys:
+        """The completions, to be counted."""
+        return Keys(self.completions, self.labels)
 
     @cached_property
     def lengths_by_label(self) -> tuple[Counter[int], Counter[int]]:

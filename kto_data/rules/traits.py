@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from math import log
 
 from kto_data.distribution import Separation, group_separation, separation
 from kto_data.pairing import fewest_self_pairs, group_sizes
-from kto_data.repeats import most_common
 from kto_data.rules.split import SplitFacts
 
 SHUFFLED_RUN_CHANCE = 1e-6
@@ -48,15 +47,6 @@ class LabelOrder:
     num_in_long_runs: int  # samples that stand in runs as long as that
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopCompletion:
-    """A completion that several samples have, and the first of them."""
-
-    index: int
-    num_desirable: int
-    num_undesirable: int
-
-
 def shortcuts(split: SplitFacts) -> tuple[Shortcut, ...]:
     """The properties that differ between samples, the one that tells most of the label first."""
     found = {
@@ -76,24 +66,14 @@ def label_order(split: SplitFacts) -> LabelOrder:
         improbable_run(split.num_undesirable, split.num_desirable),
         improbable_run(split.num_desirable, split.num_undesirable),
     )
-    starts = _run_starts(labels)
-    longest: tuple[int, int] = (0, 0)  # (length, index)
-    worst: tuple[int, int] = (0, 0)
-    num_in_long_runs = 0
-    for start, end in pairwise(starts):
-        length = end - start
-        if length > longest[0]:
-            longest = (length, start)
-        if length >= bounds[labels[start]]:
-            num_in_long_runs += length
-            worst = max(worst, (length, start), key=lambda run: run[0])
-    runs = [LabelRun(label=bool(labels[start]), start=start, num_samples=length) for length, start in (longest, worst)]
+    long_runs = [run for label in (False, True) for run in _runs_from(labels, label, bounds[label])]
+    worst = min(long_runs, key=lambda run: (-run.num_samples, run.start), default=None)
     return LabelOrder(
-        longest=runs[0],
-        worst=runs[1] if num_in_long_runs else None,
-        num_runs=len(starts) - 1,
+        longest=_longest_run(labels),
+        worst=worst,
+        num_runs=1 + labels.count(b"\0\1") + labels.count(b"\1\0"),
         bounds=bounds,
-        num_in_long_runs=num_in_long_runs,
+        num_in_long_runs=sum(run.num_samples for run in long_runs),
     )
 
 
@@ -123,36 +103,34 @@ def num_self_pairs(split: SplitFacts, batch_size: int) -> int:
     """How many samples no grouping into batches spares from being paired with their own completion."""
     if batch_size < 2 or len(split) < 2:
         return len(split)
-    commonest = [count for _, count in most_common(split.completions, 2)]
+    commonest = [entry.count for entry in split.completion_keys.most_common(2)]
     others = len(split) - sum(commonest)
     commonest += [1] * min(2 - len(commonest), others)  # those that do not repeat
     return fewest_self_pairs(commonest, len(split), group_sizes(len(split), batch_size, 1))
 
 
-def top_completions(split: SplitFacts, number: int) -> tuple[TopCompletion, ...]:
-    """The most frequent completions that several samples have, the most frequent first."""
-    counts = most_common(split.completions, number)
-    indices: dict[int, list[int]] = {value: [] for value, _ in counts}
-    if counts:
-        for index, value in enumerate(split.completions):
-            if value in indices:
-                indices[value].append(index)
+def _runs_from(labels: bytes, label: bool, least: int) -> Iterator[LabelRun]:
+    """The runs of a label that are at least so long."""
+    # Searched for as a string: a million labels take a millisecond.
+    wanted, other = bytes([label]) * least, bytes([not label])
+    start = labels.find(wanted)
+    while start >= 0:
+        end = labels.find(other, start)
+        end = len(labels) if end < 0 else end
+        yield LabelRun(label=label, start=start, num_samples=end - start)
+        start = labels.find(wanted, end)
+
+
+def _longest_run(labels: bytes) -> LabelRun:
     found = []
-    for value, count in counts:
-        num_desirable = sum(split.labels[index] for index in indices[value])
-        first = indices[value][0]
-        found.append(TopCompletion(index=first, num_desirable=num_desirable, num_undesirable=count - num_desirable))
-    return tuple(found)
-
-
-def _run_starts(labels: bytes) -> list[int]:
-    """The index of the first sample of each run, and the number of samples."""
-    # Neighbours compared all at once: as numbers of n bytes, the labels against themselves moved on by one.
-    ahead = int.from_bytes(labels, "big")
-    changes = (ahead ^ (ahead >> 8)).to_bytes(len(labels), "big")
-    starts = [0]
-    index = changes.find(1, 1)
-    while index >= 0:
-        starts.append(index)
-        index = changes.find(1, index + 1)
-    return [*starts, len(labels)]
+    for label in (False, True):
+        low, high = 0, len(labels)  # there is a run of `low`, and none longer than `high`
+        while low < high:
+            middle = min((low + high + 1) // 2, 2 * low + 1)
+            if bytes([label]) * middle in labels:
+                low = middle
+            else:
+                high = middle - 1
+        if low:
+            found.append(LabelRun(label=label, start=labels.find(bytes([label]) * low), num_samples=low))
+    return min(found, key=lambda run: (-run.num_samples, run.start))
