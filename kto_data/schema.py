@@ -6,6 +6,7 @@ import json
 
 from pydantic import BaseModel
 
+from kto_data.baseline import BaselineDocument
 from kto_data.manifest import FORMAT_VERSION, Manifest
 from kto_data.record import Record
 from kto_data.report.document import FindingEntry, ReportDocument
@@ -16,6 +17,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], int]] = {
     "record": (Record, 1),
     "finding": (FindingEntry, 1),
     "report": (ReportDocument, 1),
+    "baseline": (BaselineDocument, 1),
     "manifest": (Manifest, FORMAT_VERSION),
 }
 """Name -> model and format version; the version rises when what was valid no longer is."""

@@ -189,3 +189,11 @@ def test_outside_a_repository_there_are_no_revisions(data: Path, capsys: pytest.
     assert exit_code == 2
     assert "not a git repository" in said
     assert codes(capsys, "-", "--new-from", "HEAD")[0] == 2
+
+
+def test_every_report_says_how_much_is_hidden(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("ktodata.toml").write_text(SUPPRESS)
+    assert main(["validate", str(data), "--output-format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["hidden"] == {"suppressed": 1}
+    assert main(["validate", str(data), "--output-format", "markdown"]) == 0
+    assert "Not shown: 1 suppressed." in capsys.readouterr().out

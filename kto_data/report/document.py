@@ -71,6 +71,7 @@ class Summary(_Model):
     infos: int
     rows: int
     rows_ok: int
+    hidden: dict[str, int] = Field(description="Findings counted here alone, by what hides them.")
 
 
 class RuleEntry(_Model):
@@ -160,6 +161,7 @@ def report_document(outcome: Outcome) -> ReportDocument:
             infos=by_severity[Severity.INFO],
             rows=validation.num_rows,
             rows_ok=sum(entry.num_rows_ok for entry in validation.inputs),
+            hidden={kind.name.lower(): number for kind, number in sorted(validation.hidden.items())},
         ),
         rules=tuple(
             _rule_entry(rule, validation.counts.get(rule.code), rule.code in skipped)

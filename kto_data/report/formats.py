@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kto_data.finding import Severity
-from kto_data.report.document import document_text, finding_entry
 from kto_data.report.github import annotate
 from kto_data.report.gitlab import gitlab_report
 from kto_data.report.junit import junit_report
@@ -46,7 +45,15 @@ def _grouped(outcome: Outcome) -> str:
     return _joined(lines)
 
 
+def _json(outcome: Outcome) -> str:
+    from kto_data.report.document import document_text  # and with it pydantic, which other formats need not wait for
+
+    return document_text(outcome)
+
+
 def _json_lines(outcome: Outcome) -> str:
+    from kto_data.report.document import finding_entry
+
     return _joined(
         finding_entry(finding, count.rule, column).model_dump_json()
         for count in outcome.worst_first
@@ -70,7 +77,7 @@ FORMATS: dict[str, Render] = {
     "full": _full,
     "concise": _concise,
     "grouped": _grouped,
-    "json": document_text,
+    "json": _json,
     "json-lines": _json_lines,
     "github": _github,
     "gitlab": gitlab_report,

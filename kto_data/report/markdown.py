@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kto_data.report.outcome import Outcome
 from kto_data.report.text import printable, summary_line
+from kto_data.triage import hidden_words
 from kto_data.validate import RuleCount
 
 _MOST_RULES_WITH_SAMPLES = 30
@@ -22,6 +23,8 @@ def markdown_report(outcome: Outcome) -> str:
     for count in outcome.worst_first[:_MOST_RULES_WITH_SAMPLES]:
         lines += _samples(outcome, count)
     lines.append(f"Labels: {validation.num_desirable:,} desirable, {validation.num_undesirable:,} undesirable.")
+    if validation.hidden:
+        lines += ["", f"Not shown: {hidden_words(validation.hidden)}."]
     lines += [f"Skipped {rule.code} {rule.name}: {cell(reason)}." for rule, reason in validation.skipped]
     return "\n".join(lines) + "\n"
 
