@@ -19,15 +19,17 @@ class Look:
     name: str  # with its article
     pattern: re.Pattern[str]
     is_it: Callable[[str], bool] = lambda text: True
+    markers: tuple[str, ...] = ("",)  # a text without any of them holds none
 
 
 def count_kinds(text: str, looks: tuple[Look, ...]) -> Counter[str]:
     """How many of each kind a text holds, by name."""
     found = Counter[str]()
     for look in looks:
-        count = sum(look.is_it(match[0]) for match in look.pattern.finditer(text))
-        if count:
-            found[look.name] += count
+        if any(marker in text for marker in look.markers):
+            count = sum(look.is_it(match[0]) for match in look.pattern.finditer(text))
+            if count:
+                found[look.name] += count
     return found
 
 
@@ -46,32 +48,38 @@ def _is_password(url: str) -> bool:
     return len(set(password)) >= 5 and not any(word in password for word in words)
 
 
-def _key(name: str, pattern: str) -> Look:
-    return Look(name, re.compile(rf"(?<![A-Za-z0-9_-]){pattern}(?![A-Za-z0-9_-])"), _is_varied)
+def _key(name: str, pattern: str, *markers: str) -> Look:
+    return Look(name, re.compile(rf"(?<![A-Za-z0-9_-]){pattern}(?![A-Za-z0-9_-])"), _is_varied, markers)
 
 
 SECRETS = (
     Look(
         "a private key",
         re.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,2}PRIVATE KEY(?: BLOCK)?-----\s{0,9}[A-Za-z0-9+/]{20}"),
+        markers=("-----BEGIN ",),
     ),
-    _key("an AWS access key", r"(?:AKIA|ASIA)[A-Z2-7]{16}"),
-    _key("a GitHub token", r"(?:gh[pousr]_[A-Za-z0-9]{36,251}|github_pat_[A-Za-z0-9_]{60,100})"),
-    _key("a GitLab token", r"glpat-[A-Za-z0-9_-]{20,64}"),
-    _key("a Hugging Face token", r"hf_[A-Za-z]{34}"),
-    _key("an Anthropic key", r"sk-ant-[A-Za-z0-9_-]{32,200}"),
-    _key("an OpenAI key", r"sk-(?:[A-Za-z0-9]{48}|(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,200})"),
-    _key("a Google API key", r"AIza[A-Za-z0-9_-]{35}"),
-    _key("a Slack token", r"xox[abeoprs]-[A-Za-z0-9-]{20,200}"),
-    _key("a Stripe key", r"[rs]k_live_[A-Za-z0-9]{24,100}"),
-    _key("a SendGrid key", r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
-    _key("an npm token", r"npm_[A-Za-z0-9]{36}"),
-    _key("a PyPI token", r"pypi-AgE[A-Za-z0-9_-]{50,250}"),
-    _key("a JSON Web Token", r"eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{20,1000}"),
+    _key("an AWS access key", r"(?:AKIA|ASIA)[A-Z2-7]{16}", "AKIA", "ASIA"),
+    _key(
+        "a GitHub token",
+        r"(?:gh[pousr]_[A-Za-z0-9]{36,251}|github_pat_[A-Za-z0-9_]{60,100})",
+        *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+    ),
+    _key("a GitLab token", r"glpat-[A-Za-z0-9_-]{20,64}", "glpat-"),
+    _key("a Hugging Face token", r"hf_[A-Za-z]{34}", "hf_"),
+    _key("an Anthropic key", r"sk-ant-[A-Za-z0-9_-]{32,200}", "sk-ant-"),
+    _key("an OpenAI key", r"sk-(?:[A-Za-z0-9]{48}|(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,200})", "sk-"),
+    _key("a Google API key", r"AIza[A-Za-z0-9_-]{35}", "AIza"),
+    _key("a Slack token", r"xox[abeoprs]-[A-Za-z0-9-]{20,200}", "xox"),
+    _key("a Stripe key", r"[rs]k_live_[A-Za-z0-9]{24,100}", "k_live_"),
+    _key("a SendGrid key", r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}", "SG."),
+    _key("an npm token", r"npm_[A-Za-z0-9]{36}", "npm_"),
+    _key("a PyPI token", r"pypi-AgE[A-Za-z0-9_-]{50,250}", "pypi-AgE"),
+    _key("a JSON Web Token", r"eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{20,1000}", "eyJ"),
     Look(
         "a password in a URL",
         re.compile(r"(?<![A-Za-z0-9+])[a-z][a-z0-9+]{1,15}://[^\s/:@\"'<>]{1,64}:[^\s/:@\"'<>${}\[\]]{6,64}@[a-z0-9]"),
         _is_password,
+        ("://",),
     ),
 )
 """Keys by the spelling that each service gives its own, so that none is mistaken for anything else."""
@@ -124,6 +132,7 @@ PERSONAL_DATA = (
             r"(?<![\w.%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,5}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
         ),
         _is_persons_address,
+        ("@",),
     ),
     _number("a phone number", r"\+[1-9](?:[ .-]?\(?[0-9]\)?){8,14}", _is_phone_number),
     _number(
