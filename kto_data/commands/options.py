@@ -204,6 +204,15 @@ def settings_of(ctx: typer.Context, *, config: Sequence[str], isolated: bool) ->
     return resolve(given["COMMANDLINE"], given["ENVIRONMENT"], config=config, isolated=isolated)
 
 
+def table(key: str, entries: Sequence[str]) -> dict[str, str]:
+    """The mapping that a repeated KEY=VALUE option gives."""
+    from kto_data.settings import option_value
+
+    given = option_value(key, list(entries))
+    assert isinstance(given, dict)
+    return given
+
+
 def _plain(value: Any) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

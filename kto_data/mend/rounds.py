@@ -81,7 +81,7 @@ def mend(inputs: Sequence[Input], settings: MendSettings, folder: Path) -> Mendi
         if entry.source.kind is SourceKind.PARQUET or entry.source.kind in _ONE_JSON_VALUE:
             raise UsageError(
                 f"{entry.source.path} is no file of JSON lines, and cannot be mended row by row",
-                hint=f"first: ktodata convert {entry.source.path} --output FILE.jsonl",
+                hint=f"first: ktodata convert {entry.source.path} --output FILE.jsonl --keep-errors",
             )
     files = []
     for index, entry in enumerate(inputs):

@@ -1,0 +1,159 @@
+"""`ktodata convert`: records of any readable format to canonical JSON lines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO, cast
+
+import typer
+
+from kto_data.commands import options
+from kto_data.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from kto_data.finding import Finding
+    from kto_data.inputs import Input
+    from kto_data.rewrite.loop import Rewriting
+
+_STDOUT = Path("-")
+
+Output = Annotated[Path, typer.Option(help="File to write: .jsonl, .jsonl.gz or .jsonl.zst; - is standard output.")]
+Rejects = Annotated[Path | None, typer.Option(help="Leave rows with errors out, and write them here.")]
+KeepErrors = Annotated[
+    bool, typer.Option("--keep-errors", help="Write rows with errors too, as far as they can be read.")
+]
+Report = Annotated[Path | None, typer.Option(help="Write what was changed to this file, as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(cls=options.GroupedCommand)(convert)
+
+
+def convert(
+    paths: options.Paths = None,
+    *,
+    output: Output,
+    format: options.RecordFormat = "auto",
+    dataset_info: options.DatasetInfo = None,
+    dataset: options.Dataset = None,
+    map: options.Map = None,
+    rejects: Rejects = None,
+    keep_errors: KeepErrors = False,
+    report: Report = None,
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Write KTO data of any readable format as canonical JSON lines, and say what was changed.
+
+    Nothing is written while a row has errors, unless --rejects or --keep-errors says what becomes of it. Image files
+    are not looked at. Exit code 0: all rows are written or rejected; 1: rows have errors; 2: could not be converted.
+    """
+    from kto_data.inputs import open_inputs
+    from kto_data.progress import Progress
+    from kto_data.report.conversion import conversion_lines, conversion_report
+    from kto_data.rewrite.loop import rewrite
+    from kto_data.writing import write_whole
+
+    columns = options.table("map", map or ())
+    inputs = open_inputs(paths or (), format=format, columns=columns, dataset_info=dataset_info, dataset=dataset)
+    _check_places(inputs, output, rejects, report)
+    lists_errors = rejects is None and not keep_errors
+    with ExitStack() as stack:
+        written = stack.enter_context(_whole(output))
+        rejected = stack.enter_context(_whole(rejects)) if rejects is not None else None
+        bar = stack.enter_context(Progress("convert", enabled=not quiet and progress == "auto"))
+        done = rewrite(
+            inputs, written, rejects=rejected, keep_errors=keep_errors, progress=bar.advance_to,
+            listen=_printer(sys.stderr if output == _STDOUT else sys.stdout) if lists_errors else _silent,
+        )  # fmt: skip
+        if done.num_written + done.num_rejected < done.num_rows:
+            _say_why_not(done, inputs)
+            raise typer.Exit(ExitCode.FINDINGS)  # leaves the files as they were
+    told = conversion_report(done, inputs=_names(inputs), output=str(output), rejects=str(rejects) if rejects else None)
+    if report is not None:
+        write_whole(report, told.model_dump_json(indent=2).encode() + b"\n")
+    if not quiet:
+        for line in (*conversion_lines(told), *_next(inputs, output, done)):
+            print(line, file=sys.stderr)
+
+
+def _names(inputs: Sequence[Input]) -> list[str]:
+    return [entry.source.path for entry in inputs]
+
+
+def _check_places(inputs: Sequence[Input], output: Path, rejects: Path | None, report: Path | None) -> None:
+    """Raises `UsageError` where a file is no place for what it is to hold, or holds something else already."""
+    from kto_data.source import STDIN, SourceKind, kind_of
+
+    lines = (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)
+    if output != _STDOUT and kind_of(str(output)) not in lines:
+        endings = " or ".join(f".{kind}" for kind in lines)
+        raise UsageError(f"--output {output} is no file of JSON lines", hint=f"end its name with {endings}")
+    places = [("--output", output), ("--rejects", rejects), ("--report", report)]
+    taken = {os.path.realpath(name): "the input" for name in _names(inputs) if name != STDIN}
+    for option, path in places:
+        if path is None or path == _STDOUT:
+            continue
+        other = taken.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise UsageError(f"{option} {path} is also {other}", hint="give each a file of its own")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that is written whole or not at all; standard output too."""
+    from kto_data.compression import compressing
+    from kto_data.writing import whole_file
+
+    if path != _STDOUT:
+        with whole_file(path) as file, compressing(path.name, file) as packed:
+            yield packed
+        return
+    with tempfile.TemporaryFile() as spool:
+        yield cast("BinaryIO", spool)
+        spool.seek(0)
+        sys.stdout.flush()
+        shutil.copyfileobj(spool, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _printer(stream: TextIO) -> Callable[[Sequence[Finding]], None]:
+    from kto_data.report.text import concise_line
+
+    def listen(findings: Sequence[Finding]) -> None:
+        shown = (finding.redacted() for finding in findings) if os.environ.get("CI") else findings
+        stream.writelines(f"{concise_line(finding)}\n" for finding in shown)
+
+    return listen
+
+
+def _silent(findings: Sequence[Finding]) -> None:
+    pass
+
+
+def _say_why_not(done: Rewriting, inputs: Sequence[Input]) -> None:
+    sys.stdout.flush()
+    bad = done.num_rows - done.num_written
+    what = "row has" if bad == 1 else "rows have"
+    print(f"ktodata: nothing is written: {bad:,} {what} errors, of {done.num_rows:,}", file=sys.stderr)
+    print("  try: --rejects FILE leaves such rows out, --keep-errors writes those that can be read", file=sys.stderr)
+
+
+def _next(inputs: Sequence[Input], output: Path, done: Rewriting) -> Iterator[str]:
+    """What to do with the file: image paths go on to start where they did."""
+    from kto_data.source import STDIN
+
+    folders = {os.path.realpath(os.path.dirname(name)) for name in _names(inputs) if name != STDIN}
+    own = os.path.realpath(output.parent)
+    root = f" --image-root {folders.pop()}" if done.has_images and len(folders) == 1 and folders != {own} else ""
+    if done.has_images and len(folders) > 1:
+        yield "note: images of several folders are in one file now: their paths start from different folders"
+    if output != _STDOUT:
+        yield f"next: ktodata validate {output}{root}"
