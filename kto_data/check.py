@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,24 +16,32 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from kto_data import remote_image, storage
-from kto_data.digest import SampleDigest, message_text, record_digest
+from kto_data import near, remote_image, storage
+from kto_data.digest import BETWEEN, SampleDigest, file_digest, message_text, record_digest
 from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
+from kto_data.json_array import is_too_large
 from kto_data.row import Row, SyntaxProblem, encodable
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
 from kto_data.rules.facts import ChunkFacts, ConfigFacts, Crash, DatasetFacts, ImageFacts, RowImages, Shape
 from kto_data.rules.run import rule_crashed
+from kto_data.rules.split import ImageFile
 from kto_data.source import Line
 from kto_data.training import read_train_plan
 
 if TYPE_CHECKING:
     from kto_data.record import Record
 
+_LISTED_A_ROW = 100  # findings of one rule: more of one record than a person would read
 _IMAGES_REMEMBERED = 50_000  # a worker's memory of images: some 30 MB
+
+_CODES_OF_FILES = frozenset({"KTO603", "KTO612"})
+_CODES_OF_TEXTS = frozenset({"KTO602"})
+CODES_OF_WHOLE_RECORDS = _CODES_OF_FILES | _CODES_OF_TEXTS
+"""Rules about the dataset that need more of each record than numbers: for them each record is read whole."""
 
 _PATH_CODES = frozenset({"KTO216"})
 """Rules about sound images that look at the whole path, not at its suffix and the header alone."""
@@ -80,6 +89,7 @@ class CheckSettings:
             Requirement.BATCH_SIZE: self.batch_size is not None,
             Requirement.EVAL_SPLIT: self.has_eval_split,
             Requirement.TRAIN_CONFIG: self.train_config is not None,
+            Requirement.NEAR: near.is_available(),
         }[requirement]
 
 
@@ -132,7 +142,7 @@ class LineChecker:
         rows = read_rows(line, self.layout)
         for row in rows:
             probes = self._probes([path for _, path in row.image_paths], line.path)
-            for rule, defect in self._defects(row, probes):
+            for rule, defect in _first_of_each(self._defects(row, probes)):
                 findings[row_finding(rule, defect, row)] = None
             if row.record is not None:
                 samples.append(CheckedRecord(row.record, tuple(probes[path] for path in row.record.images), row))
@@ -164,6 +174,14 @@ class LineChecker:
         if len(paths) < 2 and self.settings.row_max_pixels is None:
             return True  # of one image its own rules say all there is to say
         return next(self._row_images_defects([self._probe(path, root) for path in paths]), None) is None
+
+    def areas(self, paths: Sequence[str], data_path: str) -> Iterator[int]:
+        """Pixels of the images of a record of the data file `data_path`, of those that were looked at."""
+        root = self._root(data_path)
+        for path in paths:
+            header = self._probe(path, root).header
+            if header is not None:
+                yield header.pixels
 
     def _defects(self, row: Row, probes: dict[str, ImageProbe]) -> Iterator[tuple[AnyRule, Defect]]:
         for rule in self._row_rules:
@@ -211,12 +229,25 @@ class LineChecker:
         return probe(given, root, self.settings.images)
 
 
-def note(checked: CheckedLine, facts: ChunkFacts) -> None:
-    """Add what the dataset rules need to know of a line to the facts of its chunk."""
+def note(checked: CheckedLine, facts: ChunkFacts, codes: frozenset[str] = frozenset()) -> None:
+    """Add what the dataset rules need to know of a line to the facts of its chunk; `codes`: the selected rules."""
     note_shape(checked, facts)
     for sample in checked.samples:
-        digest, length, shape = describe(sample.record)
+        record = sample.record
+        digest, length, shape = describe(record)
         facts.add_sample(digest, checked.line.number, length, shape)
+        for found in sample.probes:
+            if found.header is not None:
+                facts.add_image(record.label, found.header.pixels)
+        if not codes.isdisjoint(_CODES_OF_FILES):
+            for found in sample.probes:
+                content = file_digest(found.tried) if found.status is ProbeStatus.OK else None
+                if content is not None:
+                    place = (checked.line.number, checked.line.path)
+                    facts.add_file(found.tried, ImageFile(content, found.given, *place))
+        if not codes.isdisjoint(_CODES_OF_TEXTS) and near.is_available():
+            prompt = BETWEEN.join(map(message_text, record.prompt))
+            facts.signatures.extend(near.signature(prompt, record.images, message_text(record.completion)))
 
 
 def describe(record: Record) -> tuple[SampleDigest, int, Shape]:
@@ -252,6 +283,20 @@ def _config_facts(facts: DatasetFacts, settings: CheckSettings) -> ConfigFacts:
         has_eval_split=settings.has_eval_split,
         budget=settings.budget,
     )
+
+
+def _first_of_each(found: Iterable[tuple[AnyRule, Defect]]) -> Iterator[tuple[AnyRule, Defect]]:
+    """What the rules found in one row; of each the first defects alone, then one that says how many more there are."""
+    counts: Counter[str] = Counter()
+    further: dict[str, tuple[AnyRule, Defect]] = {}
+    for rule, defect in found:
+        counts[rule.code] += 1
+        if counts[rule.code] <= _LISTED_A_ROW:
+            yield rule, defect
+        else:
+            further.setdefault(rule.code, (rule, defect))
+    for code, (rule, defect) in further.items():
+        yield rule, Defect(f"{counts[code] - _LISTED_A_ROW:,} more of these in this record", severity=defect.severity)
 
 
 def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]:
@@ -306,6 +351,8 @@ def _fingerprint(code: str, location: Location, row: Row | None) -> str:
 
 @lru_cache(maxsize=1)  # a line with one finding often has several
 def _canonical(raw: bytes) -> bytes:
+    if is_too_large(raw):
+        return raw
     try:
         return orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONEncodeError, orjson.JSONDecodeError):

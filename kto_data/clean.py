@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 
-from kto_data.check import LineChecker
+from kto_data.check import CODES_OF_WHOLE_RECORDS, LineChecker
 from kto_data.digest import BETWEEN, SampleDigest, completion_digest, prompt_digest
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
+from kto_data.json_array import MAX_COMMAS
 from kto_data.rules.base import Stage
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import may_hold_control_tokens
@@ -38,7 +39,10 @@ class Gate:
 
     def __init__(self, checker: LineChecker) -> None:
         self._checker = checker
-        self._may_judge = KNOWN_RULES.issuperset(rule.code for rule in checker.settings.rules(Stage.ROW))
+        settings = checker.settings
+        self._may_judge = KNOWN_RULES.issuperset(rule.code for rule in settings.rules(Stage.ROW))
+        self._may_judge &= settings.codes.isdisjoint(CODES_OF_WHOLE_RECORDS)
+        self.images = _NO_IMAGES  # of the record that was let pass last
         self.format = checker.layout.format or Format.MESSAGES
         # What the layout renames or leaves out goes the slow way.
         self._fields = frozenset(name for name in _FIELDS if checker.layout.takes_as_is((name,)))
@@ -47,6 +51,8 @@ class Gate:
         """What `ChunkFacts.add_sample` wants to know of the one record in `raw`: its digest, the length of its
         completion, its shape. None where a closer look is needed."""
         if not self._may_judge:
+            return None
+        if len(raw) > MAX_COMMAS:  # so long that it may be too large to be parsed
             return None
         try:
             record = orjson.loads(raw)
@@ -72,6 +78,7 @@ class Gate:
         images = record.get("images", _NO_IMAGES)
         if (has_angle or images is not _NO_IMAGES) and not self._are_clean_images(images, messages, data_path):
             return None
+        self.images = images
         digest = SampleDigest(prompt_digest(conversation, images), completion_digest(completion))
         return digest, len(pieces[-1]), Shape(label, len(messages), len(images), record.get("source") or "")
 

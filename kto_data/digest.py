@@ -7,6 +7,7 @@ chance once in 370,000 datasets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -52,6 +53,19 @@ def prompt_digest(conversation: bytes, images: Sequence[str], tools: object = No
 def completion_digest(text: bytes) -> int:
     """The number of a completion, from its text in UTF-8."""
     return xxhash.xxh3_64_intdigest(text)
+
+
+@lru_cache(maxsize=50_000)  # an image stands in many records
+def file_digest(path: str) -> int | None:
+    """The number of a file's bytes; None where it cannot be read."""
+    content = xxhash.xxh3_64()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+    except OSError:
+        return None
+    return content.intdigest()
 
 
 def join_digests(prompt: int, completion: int) -> int:

@@ -12,8 +12,18 @@ from typing import BinaryIO, NamedTuple
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+MAX_RECORD_BYTES = 1 << 27
+"""Bytes up to which a record is read: a longer one is none, and would fill the memory."""
+TOO_LONG = f"the record has more than {MAX_RECORD_BYTES:,} bytes"
+
+MAX_COMMAS = 200_000
+"""Commas up to which a record is read: with more values, each with a finding perhaps, it would fill the memory."""
+
 _READ_BYTES = 1 << 20
+_MAX_DEPTH = 100_000  # far beyond what is called too deep of a record by itself, and found within a second
+_TOO_DEEP = f"the record is nested more than {_MAX_DEPTH:,} levels deep"
 _SPACE = b" \t\r\n"
+_NO_SPACE = re.compile(rb"[^ \t\r\n]")
 _BACKSLASH = ord("\\")
 _BRACKET = re.compile(rb"[\[\]{}]")
 _BRACKET_OR_COMMA = re.compile(rb"[\[\]{},]")
@@ -31,6 +41,19 @@ class Span(NamedTuple):
     after_mark: bool = False  # the file starts with a byte order mark, and this is its first record
 
 
+class UnreadableArrayError(Exception):
+    """An array with a record whose end is not looked for."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.line = 1  # that the record begins on
+
+
+def is_too_large(raw: bytes) -> bool:
+    """Whether a record has so many values that it must not be parsed."""
+    return len(raw) > MAX_COMMAS and raw.count(b",") > MAX_COMMAS
+
+
 class _Window:
     """The part of a file that is being looked at; it moves forward and grows where one record is larger."""
 
@@ -41,7 +64,10 @@ class _Window:
 
     def grow(self, keep_from: int) -> bool:
         """Forget what is before `keep_from` and read on. False at the end of the file, where nothing changes."""
-        more = self._file.read(max(_READ_BYTES, len(self.data) - keep_from))
+        size = len(self.data) - keep_from
+        if size > MAX_RECORD_BYTES:
+            raise UnreadableArrayError(TOO_LONG)
+        more = self._file.read(max(_READ_BYTES, size))
         if more:
             self.data, self.start = self.data[keep_from:] + more, self.start + keep_from
         return bool(more)
@@ -67,10 +93,14 @@ def spans(file: BinaryIO) -> Iterator[tuple[Span, bytes]]:
     is_first = True
     while True:
         position, line = _skip_space(window, position + 1, line)
-        stop, is_whole = _element_end(window.data, position)
-        while stop == len(window.data) and window.grow(position):
-            position = 0
-            stop, is_whole = _element_end(window.data, 0)
+        try:
+            stop, is_whole = _element_end(window.data, position)
+            while stop == len(window.data) and window.grow(position):
+                position = 0
+                stop, is_whole = _element_end(window.data, 0)
+        except UnreadableArrayError as error:
+            error.line = line
+            raise
         text = window.data[position:stop]
         closing = window.data[stop : stop + 1]
         start, num_newlines = window.start + position, text.count(b"\n") if b"\n" in text else 0
@@ -103,11 +133,11 @@ def _rest(window: _Window, position: int, line: int) -> Iterator[tuple[Span, byt
 def _skip_space(window: _Window, position: int, line: int) -> tuple[int, int]:
     """The next position that is no space, and its line."""
     while True:
-        while (mark := window.data[position : position + 1]) and mark in _SPACE:
-            line += mark == b"\n"
-            position += 1
-        if mark or not window.grow(position):
-            return position, line
+        found = _NO_SPACE.search(window.data, position)
+        stop = found.start() if found else len(window.data)
+        line += window.data.count(b"\n", position, stop)
+        if found or not window.grow(stop):
+            return stop, line
         position = 0
 
 
@@ -124,6 +154,8 @@ def _element_end(data: bytes, start: int) -> tuple[int, bool]:
         lowest, change = shapes.get(between) or _shape(between)
         if depth + lowest > 0:
             depth += change
+            if depth > _MAX_DEPTH:
+                raise UnreadableArrayError(_TOO_DEEP)
         else:
             # The element may end here.
             for token in _BRACKET_OR_COMMA.finditer(between):
@@ -132,6 +164,8 @@ def _element_end(data: bytes, start: int) -> tuple[int, bool]:
                     return position + token.start(), True
                 if mark in _OPENING:
                     depth += 1
+                    if depth > _MAX_DEPTH:
+                        raise UnreadableArrayError(_TOO_DEEP)
                 elif mark != b",":
                     depth = max(0, depth - 1)  # a brace too many is part of the element, and no way out of it
         if quote < 0:

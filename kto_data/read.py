@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from kto_data.convert import convert
 from kto_data.draft import UNREAD, Converted, escape
 from kto_data.formats import Layout
-from kto_data.json_array import BYTE_ORDER_MARK
+from kto_data.json_array import BYTE_ORDER_MARK, MAX_COMMAS, is_too_large
 from kto_data.record import Record
 from kto_data.row import Row, SchemaError, SyntaxFact, SyntaxProblem
 from kto_data.source import Line
@@ -104,6 +104,9 @@ def _parse(line: Line) -> _Parsed:
         facts.append(SyntaxFact(SyntaxProblem.INVALID_UTF8, message))
         text = body.decode(errors="replace")
         body = text.encode()
+    if is_too_large(body):
+        message = f"the record is too large to be read: {body.count(b','):,} commas, {MAX_COMMAS:,} at most"
+        return _Parsed(None, (*facts, SyntaxFact(SyntaxProblem.INVALID_JSON, message)), b"")
     value, found = _loads(body, text, line.number)
     facts.extend(found)
     is_json = not any(fact.problem is SyntaxProblem.INVALID_JSON for fact in found)

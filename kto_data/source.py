@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -32,7 +33,11 @@ from kto_data.json_array import BYTE_ORDER_MARK
 STDIN = "-"
 DEFAULT_ROWS_PER_CHUNK = 1000
 
+MAX_LINE_BYTES = json_array.MAX_RECORD_BYTES
+"""Bytes up to which a line is read: a longer one is no record, and would fill the memory."""
+
 _READ_BYTES = 1 << 17
+_CHUNK_BYTES = 1 << 24  # where lines are long, a chunk has fewer of them
 
 
 class SourceKind(StrEnum):
@@ -218,18 +223,22 @@ class Source:
         # handing them over.
         start, number = 0, 1
         with _reading(self.path), open(self.local, "rb", buffering=_READ_BYTES) as file:
-            while lengths := list(map(len, islice(file, rows_per_chunk))):
-                stop = start + sum(lengths)
-                yield Chunk(
-                    path=self.path,
-                    local=self.local,
-                    kind=self.kind,
-                    num_rows=len(lengths),
-                    first_line=number,
-                    byte_start=start,
-                    byte_stop=stop,
-                )
-                start, number = stop, number + len(lengths)
+            lines = _lines_of(file)
+            while lengths := list(map(len, islice(lines, rows_per_chunk))):
+                for num_rows, num_bytes in _runs(lengths):
+                    chunk = Chunk(
+                        path=self.path,
+                        local=self.local,
+                        kind=self.kind,
+                        num_rows=num_rows,
+                        first_line=number,
+                        byte_start=start,
+                        byte_stop=start + num_bytes,
+                    )
+                    if num_bytes >= MAX_LINE_BYTES:
+                        raise _not_records(self.path, number, json_array.TOO_LONG)
+                    yield chunk
+                    start, number = start + num_bytes, number + num_rows
 
     def _streamed_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
         start, number = 0, 1
@@ -237,9 +246,16 @@ class Source:
         with _open_stream(self) as file:
             while True:
                 with _decompressing(self.path, lambda: number + len(lines)):  # noqa: B023  (called at once)
-                    lines.extend(islice(file, rows_per_chunk))
+                    num_bytes = 0
+                    for raw in islice(_lines_of(file), rows_per_chunk):
+                        lines.append(raw)
+                        num_bytes += len(raw)
+                        if num_bytes > _CHUNK_BYTES:
+                            break
                 if not lines:
                     return
+                if len(lines[-1]) >= MAX_LINE_BYTES:
+                    raise _not_records(self.path, number + len(lines) - 1, json_array.TOO_LONG)
                 payload = b"".join(lines)
                 yield Chunk(
                     path=self.path,
@@ -258,7 +274,7 @@ class Source:
         line_reached = 1
         with _open_stream(self) as file, _decompressing(self.path, lambda: line_reached):
             records = json_array.spans(file)
-            while batch := list(islice(records, rows_per_chunk)):
+            while batch := self._batch(records, rows_per_chunk):
                 spans = tuple(span for span, _ in batch)
                 line_reached = spans[-1].line
                 yield Chunk(
@@ -272,6 +288,19 @@ class Source:
                     payload=b"".join(raw for _, raw in batch) if self.kind in _COMPRESSED else None,
                     spans=spans,
                 )
+
+    def _batch(
+        self, records: Iterator[tuple[json_array.Span, bytes]], rows_per_chunk: int
+    ) -> list[tuple[json_array.Span, bytes]]:
+        batch: list[tuple[json_array.Span, bytes]] = []
+        try:
+            for record in islice(records, rows_per_chunk):
+                batch.append(record)
+                if record[0].stop - batch[0][0].start > _CHUNK_BYTES:
+                    break
+        except json_array.UnreadableArrayError as error:
+            raise _not_records(self.path, error.line, str(error)) from None
+        return batch
 
     def _parquet_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
         total = parquet.count_rows(self.local)
@@ -343,11 +372,30 @@ def no_rows(path: str) -> InputError:
 def _holds_lines(source: Source) -> bool:
     """Whether a `.json` file holds JSON lines: its first line with text is an object by itself."""
     with _open_stream(source) as file, _decompressing(source.path, lambda: 1):
-        first = next((line for line in file if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
+        first = next((line for line in _lines_of(file) if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
     try:
         return isinstance(orjson.loads(first.removeprefix(BYTE_ORDER_MARK)), dict)
     except orjson.JSONDecodeError:
         return False
+
+
+def _lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; one that is too long comes in pieces."""
+    return iter(partial(file.readline, MAX_LINE_BYTES), b"")
+
+
+def _runs(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    """(number of lines, their bytes) of each chunk that lines of these lengths make."""
+    if sum(lengths) <= _CHUNK_BYTES:
+        yield len(lengths), sum(lengths)
+        return
+    num_rows = num_bytes = 0
+    for length in lengths:
+        if num_rows and num_bytes + length > _CHUNK_BYTES:
+            yield num_rows, num_bytes
+            num_rows = num_bytes = 0
+        num_rows, num_bytes = num_rows + 1, num_bytes + length
+    yield num_rows, num_bytes
 
 
 @contextmanager
@@ -397,6 +445,10 @@ def _not_found(path: str) -> InputError:
 
 def _unreadable(path: str, error: OSError) -> InputError:
     return InputError(f"{path} cannot be read: {error.strerror or error}", hint="check its permissions")
+
+
+def _not_records(path: str, line: int, reason: str) -> InputError:
+    return InputError(f"{path}:{line}: {reason}", hint="check that it is a data file")
 
 
 def _changed(path: str) -> InputError:

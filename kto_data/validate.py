@@ -22,8 +22,8 @@ from kto_data.inputs import ALL_ROWS, Excerpt, Input
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
+from kto_data.rules.files import LINE_ENDING_CODES
 from kto_data.rules.run import findings_truncated
-from kto_data.rules.schema import LINE_ENDING_CODES
 from kto_data.rules.suppression import unused_suppression
 from kto_data.source import Chunk
 from kto_data.survey import NO_SAMPLES, Survey, survey
@@ -263,11 +263,14 @@ class _Worker:
                 num_rows += 1
                 digest, length, shape = sample
                 facts.add_sample(digest, line.number, length, shape)
+                if shape.num_images:
+                    for pixels in checker.areas(gate.images, line.path):
+                        facts.add_image(shape.label, pixels)
                 if gate.format not in facts.formats:
                     facts.add_format(gate.format, line.number)
                 continue
             checked = checker.check(line)
-            note(checked, facts)
+            note(checked, facts, self._settings.codes)
             findings += checked.findings
             if checked.labels:
                 num_rows += 1
@@ -290,6 +293,7 @@ class _ModelWorker:
     def __init__(self, settings: CheckSettings) -> None:
         from kto_data.model_check import ModelChecker  # and with it pydantic, which others need not wait for
 
+        self._codes = settings.codes
         self._checker = ModelChecker(settings)
 
     def check(self, unit: _Unit) -> _ChunkReport:
@@ -298,7 +302,7 @@ class _ModelWorker:
         num_rows = num_bad = 0
         for measured in self._checker.check(unit.chunk.lines(), unit.layout):
             checked = measured.checked
-            note(checked, facts)
+            note(checked, facts, self._codes)
             facts.tokens.extend(measured.num_tokens)
             findings += checked.findings
             if checked.labels:

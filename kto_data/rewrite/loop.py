@@ -19,7 +19,8 @@ from kto_data.rejects import reject_entry
 from kto_data.rewrite.spelling import Change, ChangeKind, on_one_line, respell
 from kto_data.row import Row, SyntaxProblem
 from kto_data.rules.base import Defect
-from kto_data.rules.schema import unmapped_images, utf8_bom
+from kto_data.rules.files import unmapped_images
+from kto_data.rules.schema import utf8_bom
 from kto_data.source import Line
 
 

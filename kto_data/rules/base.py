@@ -40,6 +40,7 @@ class Requirement(StrEnum):
     BATCH_SIZE = "needs --batch-size"
     EVAL_SPLIT = "needs an eval split (--split eval=FILE)"
     TRAIN_CONFIG = "needs --train-config"
+    NEAR = "needs the package rensa (pip install 'ktodata[near]')"
 
 
 class Fix(StrEnum):

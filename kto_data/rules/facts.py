@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kto_data.digest import SampleDigest
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
 from kto_data.repeats import Keys, groups_of_equal
-from kto_data.rules.split import Place, SplitFacts
+from kto_data.rules.split import ImageFile, Place, SplitFacts
 from kto_data.source import Endings
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class ChunkFacts:
     tokens: array[int] = field(default_factory=lambda: array("I"))  # of samples; 0: not known; empty without a model
     shapes: Counter[Shape] = field(default_factory=Counter)
     areas: Counter[tuple[bool, int]] = field(default_factory=Counter)  # (label, rounded pixels) -> images
+    signatures: array[int] = field(default_factory=lambda: array("Q"))  # 16 a sample (`kto_data.near`); or empty
+    files: dict[str, ImageFile] = field(default_factory=dict)  # path on disk -> its content; empty unless wanted
     formats: dict[str, int] = field(default_factory=dict)  # format -> its first line
     endings: Endings | None = None  # where a rule asks for them, and the file consists of lines
     num_unmapped: int = 0  # records whose images the column mapping leaves out
@@ -120,6 +122,10 @@ class ChunkFacts:
     def add_image(self, label: bool, pixels: int) -> None:
         """Note the size of one image of a sample: the upright image, before any pixel budget."""
         self.areas[label, rounded_area(pixels)] += 1
+
+    def add_file(self, tried: str, file: ImageFile) -> None:
+        """Note what is in an image file: `tried` is its path on disk."""
+        self.files.setdefault(tried, file)
 
     def add_format(self, name: str, line: int) -> None:
         """Note the format of a record."""

@@ -6,8 +6,11 @@ from array import array
 from collections.abc import Iterator
 
 from kto_data.finding import Severity
+from kto_data.image import ImageCheck
 from kto_data.rules.base import Defect, Requirement, Stage, rule
 from kto_data.rules.facts import TRAIN, DatasetFacts
+from kto_data.rules.split import ImageFile
+from kto_data.rules.words import shown_path
 
 
 @rule("KTO611", "split-leakage", Severity.ERROR, Stage.DATASET, requires=Requirement.EVAL_SPLIT)
@@ -34,6 +37,36 @@ def split_leakage(facts: DatasetFacts) -> Iterator[Defect]:
                 line=place.line,
                 data=(("split", split.name), ("other_path", other.path), ("other_line", other.line)),
             )
+
+
+@rule("KTO612", "image-leakage", Severity.WARNING, Stage.DATASET, default=False, needs=ImageCheck.HEADER,
+      requires=Requirement.EVAL_SPLIT)  # fmt: skip
+def image_leakage(facts: DatasetFacts) -> Iterator[Defect]:
+    """No image of an evaluation should be one of the training.
+
+    Same bytes, whatever the name: the model has seen the picture, if not the question. Every image file is read in
+    full, remote ones left out. One finding for each image of the evaluation, at the first record that names it.
+
+    Bad:  `eval/0001.jpg` with the bytes of `train/8342.jpg`
+    Good: records split by image
+    """
+    train = facts.splits.get(TRAIN)
+    if train is None:
+        return
+    known: dict[int, ImageFile] = {}
+    for file in train.files.values():
+        known.setdefault(file.digest, file)
+    for split in facts.splits.values():
+        for file in split.files.values() if split is not train else ():
+            other = known.get(file.digest)
+            if other is not None:
+                which = f"{shown_path(other.given)} of {other.seen_from(file)}"
+                yield Defect(
+                    f"{shown_path(file.given)} is in {train.name} too, as {which}",
+                    path=file.path,
+                    line=file.line,
+                    data=(("split", split.name), ("other_path", other.path), ("other_line", other.line)),
+                )
 
 
 def _first_indices(column: array[int], wanted: set[int]) -> dict[int, int]:

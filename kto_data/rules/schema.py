@@ -1,4 +1,4 @@
-"""KTO1xx: bytes, JSON and fields."""
+"""KTO101 to KTO112: bytes, JSON and fields of one record."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from kto_data.fields import MESSAGE_FIELDS, RECORD_FIELDS, REQUIRED_FIELDS
 from kto_data.finding import Severity
 from kto_data.row import Row, SchemaError, SyntaxProblem
 from kto_data.rules.base import Defect, Fix, Stage, rule
-from kto_data.rules.facts import ConfigFacts, DatasetFacts
-from kto_data.rules.words import counted, edit_distance, kind, last_token, nearest
+from kto_data.rules.words import edit_distance, kind, last_token, nearest
 
-LINE_ENDING_CODES = frozenset({"KTO113", "KTO115"})
-"""The rules for which a file is read once more, as bytes."""
-
-_END = {True: "ends", False: "end"}
 _PART_FIELDS = ("type", "text")
 _EXPECTED = {
     "string_type": "a string",
@@ -184,78 +179,6 @@ def images_not_list(row: Row) -> Iterator[Defect]:
         if error.pointer == "/images" and error.type != "missing":
             message = f"'images' is {kind(error.value)}, must be a list of paths"
             yield Defect(message, error.pointer, data=(("type", kind(error.value)),))
-
-
-@rule("KTO113", "no-final-newline", Severity.INFO, Stage.DATASET, fix=Fix.SAFE, default=False)
-def no_final_newline(facts: DatasetFacts) -> Iterator[Defect]:
-    r"""The last line of a file should end like all others.
-
-    Where it does not, the upload may have been cut short, between two records by luck. Files that are put one behind
-    the other then share a line.
-
-    Bad:  a file that ends with `}`
-    Good: a file that ends with `}\n`
-    """
-    for path, endings in facts.endings.items():
-        if endings.unended:
-            yield Defect("the last line has no line end", path=path, line=endings.unended)
-
-
-@rule("KTO114", "mixed-formats", Severity.ERROR, Stage.DATASET)
-def mixed_formats(facts: DatasetFacts) -> Iterator[Defect]:
-    """All records of a dataset must have the same format.
-
-    Trainers look at the first record to decide how to read the others; column-wise readers fill the gaps with nulls.
-
-    Bad:  one record with `messages`, the next with `prompt` and `completion`
-    Good: one format throughout
-    """
-    first, *others = facts.formats.items() or [("", ("", 0))]  # no format at all: no record could be read
-    for name, (path, line) in others:
-        yield Defect(
-            f"the format is {name} here, but {first[0]} at {first[1][0]}:{first[1][1]}",
-            path=path,
-            line=line,
-            data=(("format", name), ("first", first[0])),
-        )
-
-
-@rule("KTO115", "crlf-endings", Severity.INFO, Stage.DATASET, fix=Fix.SAFE, default=False)
-def crlf_endings(facts: DatasetFacts) -> Iterator[Defect]:
-    r"""Lines should end in LF alone.
-
-    Files written on Windows end them in CR LF. Most readers take both; comparing files by their bytes does not, and
-    the same data gets another checksum.
-
-    Bad:  `}\r\n`
-    Good: `}\n`
-    """
-    for path, endings in facts.endings.items():
-        if endings.num_crlf:
-            count, total = endings.num_crlf, endings.num_lines
-            lines = "all lines end" if count == total else f"{count:,} of {counted(total, 'line')} {_END[count == 1]}"
-            yield Defect(
-                f"{lines} in CR LF",
-                path=path,
-                line=endings.first_crlf,
-                data=(("lines", count), ("of", total)),
-            )
-
-
-@rule("KTO116", "unmapped-images", Severity.ERROR, Stage.CONFIG)
-def unmapped_images(facts: ConfigFacts) -> Iterator[Defect]:
-    """Where records have images, the column mapping must name them.
-
-    In a `dataset_info.json`, a column that is not mapped is absent: training goes on, on text alone, and nothing says
-    so.
-
-    Bad:  `"columns": {"messages": "messages", "kto_tag": "label"}`
-    Good: `"columns": {"messages": "messages", "kto_tag": "label", "images": "images"}`
-    """
-    for path, (line, count) in facts.unmapped_images.items():
-        records = "1 record has" if count == 1 else f"{count:,} records have"
-        message = f'{records} images, but the column mapping names no images column: add "images": "images" to it'
-        yield Defect(message, path=path, line=line, data=(("records", count),))
 
 
 def _syntax(row: Row, problem: SyntaxProblem) -> Iterator[Defect]:

@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from kto_data.digest import join_digests
 from kto_data.repeats import Keys
 
 if TYPE_CHECKING:
@@ -42,6 +43,19 @@ class Place:
         return f"line {self.line}" if self.path == other.path else f"{self.path}:{self.line}"
 
 
+class ImageFile(NamedTuple):
+    """What is in an image file, and the first record that names it."""
+
+    digest: int  # of its bytes
+    given: str  # its path as the record has it
+    line: int
+    path: str  # of the record's file
+
+    def seen_from(self, other: ImageFile) -> str:
+        """Such as "line 3", with the file where that is another one than that of `other`."""
+        return f"line {self.line}" if self.path == other.path else f"{self.path}:{self.line}"
+
+
 class SplitFacts:
     """The samples of one split in the order of the data. Columns have an entry a sample; do not change them."""
 
@@ -53,6 +67,8 @@ class SplitFacts:
         self.tokens: array[int] = array("I")  # of samples; 0 where it is not known; empty without a model
         self.shapes: Counter[Shape] = Counter()
         self.areas: Counter[tuple[bool, int]] = Counter()  # (label, pixels) -> images that were looked at
+        self.signatures: array[int] = array("Q")  # 16 a sample, see `kto_data.near`; empty unless wanted
+        self.files: dict[str, ImageFile] = {}  # path on disk -> its content; empty unless wanted
         self._places: array[int] = array("Q")
         self._starts: list[int] = []  # index of the first sample of each run of one file
         self._paths: list[str] = []  # the file of each run
@@ -71,6 +87,9 @@ class SplitFacts:
         self.tokens.extend(chunk.tokens)
         self._places.extend(chunk.places)
         self.areas.update(chunk.areas)
+        self.signatures.extend(chunk.signatures)
+        for tried, file in chunk.files.items():
+            self.files.setdefault(tried, file)
         for shape, count in chunk.shapes.items():
             is_new = shape not in self.shapes and len(self.shapes) >= _MANY_SHAPES
             self.shapes[shape._replace(source=OTHER_SOURCES) if is_new else shape] += count
@@ -105,6 +124,11 @@ class SplitFacts:
     def completion_keys(self) -> Keys:
         """The completions, to be counted."""
         return Keys(self.completions, self.labels)
+
+    @cached_property
+    def whole_keys(self) -> Keys:
+        """Prompts and completions together, to be counted."""
+        return Keys(array("Q", map(join_digests, self.prompts, self.completions)), self.labels)
 
     @cached_property
     def lengths_by_label(self) -> tuple[Counter[int], Counter[int]]:

@@ -23,8 +23,13 @@ from kto_data.rules.base import Stage
 from kto_data.source import Line
 
 _EVERY_RULE = CheckSettings(
-    codes=frozenset(rule.code for rule in ALL_RULES if rule.stage is not Stage.ROW or rule.code in KNOWN_RULES)
+    codes=frozenset(
+        rule.code
+        for rule in ALL_RULES
+        if rule.default or rule.stage in (Stage.IMAGE, Stage.ROW_IMAGES) or rule.code in KNOWN_RULES
+    )
 )
+"""Every rule that leaves the gate in use."""
 _CHECKER = LineChecker(Layout(), _EVERY_RULE)
 
 

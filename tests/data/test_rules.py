@@ -25,7 +25,7 @@ from kto_data.check import DEFAULT_CODES, CheckSettings
 from kto_data.cli import main
 from kto_data.finding import Finding
 from kto_data.image import ImageCheck, PixelBudget
-from kto_data.inputs import open_inputs
+from kto_data.inputs import Input, open_inputs
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
 from kto_data.triage import Suppression, Triage
@@ -137,7 +137,10 @@ def model_settings(case: dict[str, Any], folder: Path, data: Path, tiny_model: T
     return settings
 
 
-def run_case(case: dict[str, Any], code: str, folder: Path, tiny_model: TinyModel | None = None) -> list[Finding]:
+def prepare_case(
+    case: dict[str, Any], code: str, folder: Path, tiny_model: TinyModel | None = None
+) -> tuple[tuple[Input, ...], CheckSettings, Triage]:
+    """The files of a case, and what `validate` is to be called with."""
     rows = [*as_lines(case["lines"]), *([] if case.get("alone") else filling())]
     path = write_jsonl(folder / "data.jsonl", rows)
     if case.get("cut_end"):
@@ -160,14 +163,19 @@ def run_case(case: dict[str, Any], code: str, folder: Path, tiny_model: TinyMode
         row_max_pixels=case.get("row_max_pixels"),
         **model_settings(case, folder, path, tiny_model),
     )
-    found: list[Finding] = []
     entries = case.get("suppress", ())
     triage = Triage(
         suppressions=[
             Suppression(place="ktodata.toml", **{**entry, "codes": frozenset(entry["codes"])}) for entry in entries
         ]
     )
-    validate(open_inputs([str(path)], **options), settings, triage=triage, listen=found.extend)
+    return open_inputs([str(path)], **options), settings, triage
+
+
+def run_case(case: dict[str, Any], code: str, folder: Path, tiny_model: TinyModel | None = None) -> list[Finding]:
+    inputs, settings, triage = prepare_case(case, code, folder, tiny_model)
+    found: list[Finding] = []
+    validate(inputs, settings, triage=triage, listen=found.extend)
     return sorted(found, key=Finding.sort_key)
 
 
