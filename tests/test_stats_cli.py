@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import make_record, write_jsonl
+from conftest import make_image, make_record, write_jsonl
 
 from kto_data.cli import main
 
@@ -69,3 +69,17 @@ def test_stats_writes_to_a_file(tmp_path: Path) -> None:
     output = tmp_path / "stats.txt"
     assert main(["stats", str(odd_data(tmp_path)), "-o", str(output), "--quiet"]) == 0
     assert output.read_text(encoding="utf-8").startswith("train  80 samples")
+
+
+def test_stats_knows_the_images_of_clean_records_and_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_image(tmp_path / "a.png", 100, 50)
+    turns = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A square."}]
+    rows = [make_record(messages=turns, images=["a.png"], label=False), make_record(messages=turns, images=["b.png"])]
+    unusual = make_record(messages=turns, images=["a.png"], metadata={"a": 1})
+    path = write_jsonl(tmp_path / "data.jsonl", [*rows, unusual])
+    assert main(["stats", str(path), "--quiet", "--output-format", "json"]) == 0
+    (split,) = json.loads(capsys.readouterr().out)["splits"]
+    assert split["pixel_area"]["desirable"] == split["pixel_area"]["undesirable"] == [5_000] * 5
+    assert split["pixel_area"]["bins"] == [[5_000, 7_000, 1, 1]]

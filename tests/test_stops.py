@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import TinyModel, make_record, write_jsonl
 
-from kto_data import check
+from kto_data import validate
 from kto_data.cli import main
 
 LINE = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": true}\n'
@@ -53,12 +52,11 @@ def test_an_interrupted_preprocessing_leaves_no_cache(tiny_model: TinyModel, tmp
 def test_a_bug_of_ours_is_neither_a_finding_nor_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def crash(row: object) -> object:
+    def crash(*args: object) -> object:
         raise RuntimeError("not foreseen")
 
-    rules = [dataclasses.replace(rule, check=crash) if rule.code == "KTO402" else rule for rule in check.ALL_RULES]
     broken = write_jsonl(tmp_path / "broken.jsonl", [make_record(label="true")])
-    monkeypatch.setattr(check, "ALL_RULES", tuple(rules))
+    monkeypatch.setattr(validate, "note", crash)  # no rule: what one of those raises is a finding
     assert main(["validate", str(broken), "--jobs", "1"]) == 101
     err = capsys.readouterr().err
     assert "not foreseen" in err

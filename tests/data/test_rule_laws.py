@@ -141,7 +141,8 @@ def _clean_rows() -> list[dict[str, Any]]:
 
 def _other(row: dict[str, Any]) -> dict[str, Any]:
     said = row["messages"][-1]["content"]
-    return {"role": "assistant", "content": said[:-1] + "!" if len(said) > 1 else "5"}
+    # As long, and by its words and letters no near-duplicate.
+    return {"role": "assistant", "content": said[::-1].strip() if len(said) > 1 else "5"}
 
 
 @pytest.mark.parametrize("images", list(ImageCheck))
