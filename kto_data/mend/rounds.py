@@ -148,8 +148,8 @@ def _sort_in(finding: Finding, wishes: _Wishes, settings: MendSettings, splits: 
     code, place = finding.code, finding.location
     fix = _FIX.get(code, Fix.NONE)
     goes = fix is Fix.REJECT or code == DUPLICATE
-    if fix is Fix.REJECT and finding.severity is not Severity.ERROR:
-        return  # the user lives with it
+    if fix is Fix.NONE or (fix is Fix.REJECT and finding.severity is not Severity.ERROR):
+        return  # nobody but the user can mend it, or the user lives with it
     if not (settings.reject if goes else settings.mends(code)):
         wishes.left[Fix.REJECT if goes else fix] += 1
     elif code == LABEL_RUNS:
