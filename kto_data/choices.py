@@ -7,7 +7,7 @@ from typing import Literal
 ImageLevel = Literal["off", "stat", "header", "decode"]
 FailLevel = Literal["error", "warning", "info"]
 OutputFormat = Literal[
-    "full", "concise", "grouped", "json", "json-lines", "github", "gitlab", "junit", "sarif", "markdown"
+    "full", "concise", "grouped", "json", "json-lines", "github", "gitlab", "junit", "sarif", "markdown", "html"
 ]
 ColorMode = Literal["auto", "always", "never"]
 ProgressMode = Literal["auto", "never"]

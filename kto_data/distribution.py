@@ -14,7 +14,8 @@ from math import sqrt
 from typing import NamedTuple
 
 _STEPS = (10, 15, 20, 30, 50, 70)  # edges of bins within a decade, times ten: about as wide on a logarithmic scale
-_EDGES = (0, 1, *(step * 10**power // 10 for power in range(1, 13) for step in _STEPS))
+EDGES = (0, 1, *(step * 10**power // 10 for power in range(1, 13) for step in _STEPS))
+"""Where bins begin and end."""
 _SEED = 2402_01306
 
 
@@ -153,12 +154,12 @@ def _quantiles(counts: Mapping[int, int]) -> Quantiles | None:
 
 
 def _bins(desirable: Mapping[int, int], undesirable: Mapping[int, int]) -> tuple[Bin, ...]:
-    counts = [[0, 0] for _ in _EDGES]
+    counts = [[0, 0] for _ in EDGES]
     for side, values in enumerate((desirable, undesirable)):
         for value, count in values.items():
-            counts[bisect_right(_EDGES, value) - 1][side] += count
+            counts[bisect_right(EDGES, value) - 1][side] += count
     filled = [index for index, pair in enumerate(counts) if any(pair)]
     if not filled:
         return ()
-    bins = [Bin(low, high, *pair) for (low, high), pair in zip(pairwise(_EDGES), counts[:-1], strict=True)]
+    bins = [Bin(low, high, *pair) for (low, high), pair in zip(pairwise(EDGES), counts[:-1], strict=True)]
     return tuple(bins[filled[0] : filled[-1] + 1])

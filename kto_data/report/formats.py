@@ -65,6 +65,12 @@ def _github(outcome: Outcome) -> str:
     return _joined(annotate(outcome.validation))
 
 
+def _html(outcome: Outcome) -> str:
+    from kto_data.report.html import html_report  # and with it the survey's words and Pillow's home
+
+    return html_report(outcome)
+
+
 def statistics(outcome: Outcome) -> str:
     """Exact counts, one line a rule: the worst first."""
     return _joined(
@@ -84,4 +90,5 @@ FORMATS: dict[str, Render] = {
     "junit": junit_report,
     "sarif": sarif_report,
     "markdown": markdown_report,
+    "html": _html,
 }

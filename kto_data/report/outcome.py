@@ -24,6 +24,9 @@ from kto_data.validate import RuleCount, Validation
 _MOST_CHARACTERS = 2_000  # of a message or a pointer: a field name can be as long as a file
 _LOCATED_PER_RULE = 100  # findings of a rule whose column is looked up
 
+Place = tuple[str, int | None, str]
+"""Path, line and pointer of a finding."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
@@ -44,6 +47,15 @@ class FileDigest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the data was held to, as far as a picture of its lengths and sizes should show it. None: not given."""
+
+    max_length: int | None = None
+    image_min_pixels: int | None = None
+    image_max_pixels: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What every format is made from."""
 
@@ -55,6 +67,9 @@ class Outcome:
     show: int = 5  # samples a rule, where a person reads
     color: bool = False  # where a terminal shows it
     quiet: bool = False  # findings alone
+    limits: Limits = field(default_factory=Limits)
+    wants_pictures: bool = False
+    pictures: Mapping[Place, str] = field(default_factory=dict)  # small images as data URIs, where they are asked for
     run: RunInfo = field(default_factory=RunInfo)
     digests: Mapping[str, FileDigest] = field(default_factory=dict)  # by path, of what can be read twice
     root: Path = field(default_factory=Path.cwd)  # where a code host starts its paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from kto_data.rules.base import AnyRule
@@ -20,6 +21,22 @@ _FAMILIES = {
     "KTO9": "The run itself",
 }
 _EXAMPLE = re.compile(r"^(Bad|Good):\s+(.*?)(?=^(?:Bad|Good):|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleParts:
+    """The docstring of a rule, taken apart."""
+
+    title: str  # what must hold
+    reason: str  # why; empty where the title says it all
+    examples: tuple[tuple[str, str], ...]  # ("Bad" or "Good", the example)
+
+
+def rule_parts(rule: AnyRule) -> RuleParts:
+    """What the page of a rule consists of."""
+    title, _, reason = _EXAMPLE.split(rule.doc)[0].partition("\n")
+    examples = tuple((kind, " ".join(text.split())) for kind, text in _EXAMPLE.findall(rule.doc))
+    return RuleParts(title, " ".join(reason.split()), examples)
 
 
 def terminal_page(rule: AnyRule) -> str:

@@ -57,10 +57,11 @@ def _label_lines(split: SplitSurvey, paint: Paint, *, advise: bool) -> Iterator[
     for name, number in (("desirable", split.labels.desirable), ("undesirable", split.labels.undesirable)):
         drawn = paint(f"{bar(number, split.labels.total, _BAR_WIDTH):<{_BAR_WIDTH}}", _GREEN)
         yield f"  {name:<11} {number:>11,}  {drawn} {number / split.labels.total:>4.0%}"
-    yield from (f"  {line}" for line in _balance_lines(split.weights, advise=advise))
+    yield from (f"  {line}" for line in balance_lines(split.weights, advise=advise))
 
 
-def _balance_lines(weights: AdmissibleWeights, *, advise: bool) -> Iterator[str]:
+def balance_lines(weights: AdmissibleWeights, *, advise: bool) -> Iterator[str]:
+    """The balance of a split in words; with `advise` the weights that would mend it."""
     if weights.balance is None or weights.trl is None or weights.paper is None:
         yield "balance undefined: one label has no samples"
     elif weights.verdict is Verdict.BALANCED:

@@ -18,12 +18,13 @@ _BAR_WIDTH = 30
 _INDENT = "    "
 _COLORS = {Severity.ERROR: "31", Severity.WARNING: "33", Severity.INFO: "34"}
 _BOLD, _DIM, _GREEN = "1", "2", "32"
-_FIXES = {
+FIX_WORDS = {
     Fix.SAFE: "can be mended without a person looking",
     Fix.UNSAFE: "look before you mend it: the right value is a guess",
     Fix.REJECT: "cannot be mended: leave the record out",
     Fix.NONE: "needs a person",
 }
+"""What can be done about the findings of a rule."""
 
 
 class Paint:
@@ -110,7 +111,7 @@ def _rule_lines(count: RuleCount, show: int, paint: Paint) -> Iterator[str]:
         )
     if count.count > show:
         yield _INDENT + paint(f"… and {count.count - show:,} more", _DIM)
-    yield f"  {paint('fix:', _DIM)} {_FIXES[rule.fix]} {paint(f'(ktodata rule {rule.code})', _DIM)}"
+    yield f"  {paint('fix:', _DIM)} {FIX_WORDS[rule.fix]} {paint(f'(ktodata rule {rule.code})', _DIM)}"
 
 
 def _pointer(finding: Finding, paint: Paint) -> str:

@@ -1,0 +1,58 @@
+"""The result as one HTML file that needs nothing else: no network, no other file, no script to be read. The home of
+Jinja2.
+
+Every text is escaped, and a policy inside the file lets a browser run and load nothing but what stands here, whatever
+slips through.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import resources
+from typing import Any
+
+from kto_data.report.outcome import Outcome
+from kto_data.report.page import cut, make_page
+from kto_data.report.text import printable
+from kto_data.rules.words import counted
+
+_MOST_CHARACTERS = 200  # of a name that nothing else has cut
+
+
+def html_report(outcome: Outcome) -> str:
+    """The report as a whole file."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters.update(number=lambda value: f"{value:,}", name=lambda text: cut(text, _MOST_CHARACTERS))
+    environment.globals.update(counted=counted)
+    style, script = (_resource(name) for name in ("report.css", "report.js"))
+    return environment.get_template("report.html").render(
+        page=make_page(outcome),
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("kto_data.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """What an expression of the template gives, with control characters and turned writing direction made visible."""
+    return printable(value) if type(value) is str else value
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
