@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
 
@@ -303,6 +304,23 @@ def load_for_training(path: str | Path, size: tuple[int, int]) -> Image.Image:
     Raises OSError and ValueError on damaged files, and ValueError where the file is a decompression bomb.
     """
     return resize(to_rgb(load_upright(path)), size)
+
+
+def thumbnail(path: str, side: int) -> bytes:
+    """A small copy of an image as JPEG, upright, no side longer than `side`, without any of its metadata.
+
+    Opens nothing but the regular file that `probe` found. Raises `DECODE_ERRORS` on damaged files.
+    """
+    with os.fdopen(os.open(path, _OPEN_FLAGS), "rb") as file, Image.open(file) as image:
+        turn = _orientation(image)
+        image.draft("RGB", (2 * side, 2 * side))  # a large JPEG need not be decoded in full
+        image.load()
+        small = to_rgb(image if turn == 1 else ImageOps.exif_transpose(image))
+    small.thumbnail((side, side))
+    small.info.clear()  # comments would be saved with it
+    saved = BytesIO()
+    small.save(saved, "JPEG", quality=70)
+    return saved.getvalue()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -125,6 +125,7 @@ class ValidateSettings:
     report: tuple[str, ...] = ()
     statistics: bool = False
     show: Count = 5
+    thumbnails: bool = False
     redact: bool | None = None
     # Gate
     fail_level: FailLevel = "error"

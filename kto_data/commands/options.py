@@ -127,6 +127,9 @@ Redact = Annotated[
         show_default="redacted where CI is set",
     ),
 ]  # fmt: skip
+Thumbnails = Annotated[
+    bool, flag(OUTPUT, "--thumbnails", help="Put small pictures into the html report, where content may be shown.")
+]
 Show = Annotated[int, option(OUTPUT, help="Findings shown a rule in the full format.", min=0)]
 
 # Gate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, get_args
 
@@ -13,8 +13,9 @@ from kto_data.errors import InputError, UsageError
 from kto_data.finding import Severity
 
 if TYPE_CHECKING:
+    from kto_data.check import CheckSettings
     from kto_data.inputs import Input
-    from kto_data.report.outcome import Outcome
+    from kto_data.report.outcome import Outcome, Place
     from kto_data.settings import ValidateSettings
     from kto_data.validate import Validation
 
@@ -48,30 +49,46 @@ def make_outcome(
     validation: Validation,
     settings: ValidateSettings,
     inputs: Sequence[Input],
+    check: CheckSettings,
     *,
     exit_code: int,
     failed: bool,
-    needs_digests: bool,
+    formats: Collection[str],
 ) -> Outcome:
-    """The finished run as reports take it. Files are hashed only where a report says their hashes."""
-    from kto_data.report.outcome import FileDigest, Outcome, RunInfo, presentable
+    """The finished run as reports take it. What only some `formats` show is looked up for them alone: hashes of files,
+    pictures."""
+    from kto_data.report.outcome import FileDigest, Limits, Outcome, RunInfo, presentable
 
     digests = {}
-    if needs_digests:
+    if "json" in formats:
         digests = {
             entry.source.path: FileDigest(*entry.source.digest())
             for entry in inputs
             if entry.source.num_bytes is not None
         }
     redact = is_redacted(settings)
+    shown = presentable(validation, redact=redact)
+    pictures: dict[Place, str] = {}
+    if settings.thumbnails and "html" in formats and not redact:
+        from kto_data.report.page import chosen_samples
+        from kto_data.report.pictures import take_pictures
+
+        pictures = take_pictures(chosen_samples(shown.worst_first()).values(), inputs, check)
     return Outcome(
-        validation=presentable(validation, redact=redact),
+        validation=shown,
         failed=failed,
         exit_code=exit_code,
         fail_level=Severity(settings.fail_level),
         is_redacted=redact,
         show=settings.show,
         quiet=settings.quiet,
+        limits=Limits(
+            max_length=check.max_length,
+            image_min_pixels=check.budget.min_pixels,
+            image_max_pixels=check.budget.max_pixels,
+        ),
+        wants_pictures=settings.thumbnails,
+        pictures=pictures,
         run=RunInfo(command=("ktodata", *sys.argv[1:])),
         digests=digests,
     )

@@ -80,6 +80,7 @@ def validate(
     report: options.Reports = None,
     statistics: options.Statistics = False,
     show: options.Show = 5,
+    thumbnails: options.Thumbnails = False,
     redact: options.Redact = None,
     # Gate
     fail_level: options.FailLevel = "error",
@@ -188,9 +189,7 @@ def _report(
         failed = validation.fails(Severity(settings.fail_level)) and write_baseline is None
         exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
         names = {settings.output_format, *(name for name, _ in planned)}
-        outcome = make_outcome(
-            validation, settings, inputs, exit_code=exit_code, failed=failed, needs_digests="json" in names
-        )
+        outcome = make_outcome(validation, settings, inputs, check, exit_code=exit_code, failed=failed, formats=names)
         if settings.statistics:
             output.write(statistics(outcome))
         elif stream is None:

@@ -17,7 +17,7 @@ from kto_data.report.page import cut, make_page
 from kto_data.report.text import printable
 from kto_data.rules.words import counted
 
-_MOST_CHARACTERS = 200  # of a name that nothing else has cut
+_MOST_OF_NAME = 120  # characters of a name that nothing else has cut
 
 
 def html_report(outcome: Outcome) -> str:
@@ -33,7 +33,8 @@ def html_report(outcome: Outcome) -> str:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(number=lambda value: f"{value:,}", name=lambda text: cut(text, _MOST_CHARACTERS))
+
+    environment.filters.update(number="{:,}".format, name=_name, code=_code)
     environment.globals.update(counted=counted)
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     return environment.get_template("report.html").render(
@@ -47,6 +48,18 @@ def html_report(outcome: Outcome) -> str:
 
 def _resource(name: str) -> str:
     return resources.files("kto_data.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _name(text: str, most: int = _MOST_OF_NAME) -> str:
+    return cut(text, most)
+
+
+def _code(text: str) -> str:
+    """Words of ours, escaped, with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in parts)
 
 
 def _shown(value: Any) -> Any:

@@ -25,7 +25,7 @@ from kto_data.triage import hidden_words
 from kto_data.validate import InputCount, RuleCount, Validation
 
 _MOST_SAMPLES = 20  # findings shown of a rule
-_SAMPLE_BYTES = 90_000  # of all findings shown, as HTML
+_SAMPLE_BYTES = 100_000  # of all findings shown, as HTML
 _MARKUP_BYTES = 150  # around the words of one
 _MOST_OF_MESSAGE, _MOST_OF_PLACE = 400, 160  # characters
 _MOST_INPUTS, _MOST_FILES, _MOST_REMARKS, _MOST_SPLITS, _MOST_SOURCES = 50, 5, 30, 3, 12
@@ -183,8 +183,10 @@ def _split_section(split: SplitSurvey, outcome: Outcome) -> SplitSection:
 def _histograms(split: SplitSurvey, limits: Limits, validation: Validation) -> Iterator[Histogram]:
     yield histogram("Completion length", "characters", split.completion_length)
     if split.sample_tokens is not None:
-        given = [Limit(value=limits.max_length, name="--max-length", note=_found(validation, "KTO501"))]
-        yield histogram("Sample length", "tokens", split.sample_tokens, given if limits.max_length else ())
+        longest = limits.max_length
+        note = _found(validation, "KTO501")
+        given = () if longest is None else (Limit(value=longest, name="--max-length", note=note),)
+        yield histogram("Sample length", "tokens", split.sample_tokens, given)
     if split.pixel_area is not None:
         least = limits.image_min_pixels or DEFAULT_MIN_PIXELS
         most = limits.image_max_pixels or DEFAULT_MAX_PIXELS
