@@ -6,6 +6,7 @@ the Typer app and adds its commands to it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -17,6 +18,8 @@ import typer
 from kto_data import __version__
 from kto_data.commands import convert, init, preprocess, rule, schema, stats, validate
 from kto_data.errors import ExitCode, KtoDataError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def build_app() -> typer.Typer:
@@ -58,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         code = int(result) if isinstance(result, int) else ExitCode.OK
         if code == ExitCode.INTERRUPTED:  # typer makes an exit code of Ctrl-C, without a word
             _say("interrupted")
+        sys.stdout.flush()  # here, where an error has an exit code
         return code
     except (typer.Abort, KeyboardInterrupt):
         _say("interrupted")
@@ -71,14 +75,27 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             _say(f"  try: {error.hint}")
         return ExitCode.USAGE
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error, and nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # The reader of our output has gone (`| head`), which typer makes an exit code of: not an error, and nothing
+        # more can be said to it.
+        _leave_stdout()
         return ExitCode.OK
-    except Exception:  # the last resort: a bug is shown whole, and never taken for a finding
+    except Exception as error:  # the last resort: a bug is shown whole, and never taken for a finding
+        if isinstance(error, OSError) and error.errno in _FULL:  # files name themselves: this is standard output
+            _say(f"error: cannot write the output: {error.strerror}")
+            _say("  try: free some space, or write to another place")
+            _leave_stdout()
+            return ExitCode.USAGE
         traceback.print_exc()
         _say(f"error: this is a bug in ktodata {__version__}; please report it with the lines above")
         return ExitCode.BUG
+
+
+def _leave_stdout() -> None:
+    """Let what is still to be written go nowhere, so that leaving the program is no second error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 def _say(text: str) -> None:

@@ -39,7 +39,10 @@ def compressing(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
         import zstandard
 
         with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packer:
-            yield cast("BinaryIO", packer)
+            buffer = io.BufferedWriter(cast("io.RawIOBase", packer), _BUFFER_BYTES)  # has `writelines`, too
+            yield buffer
+            buffer.flush()
+            buffer.detach()
     else:
         yield file
 

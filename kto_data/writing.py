@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -10,6 +11,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kto_data.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HINTS = {
+    **dict.fromkeys(_FULL, "free some space, or write to another folder"),
+    errno.ENOENT: "make its folder first, or correct the name",
+    errno.ENOTDIR: "make its folder first, or correct the name",
+    errno.EISDIR: "name a file in that folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,10 +31,14 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to. Where the block ends well it takes the place of the one at `path` and has its mode; where
-    not, nothing has changed.
+    not, nothing has changed. A device or a pipe is written to as it is: in its place, a file would harm others.
 
     Raises `InputError` when the disk is full or the folder cannot be written to.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with writing_to(path), open(path, "wb") as file:
+            yield file
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing_to(path):
         try:
@@ -46,6 +60,5 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}", hint="free some space, or write to another folder"
-        ) from None
+        hint = _HINTS.get(error.errno or 0, "write to another folder")
+        raise InputError(f"cannot write {path}: {error.strerror or error}", hint=hint) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO, cast
 import typer
 
 from kto_data.commands import options
+from kto_data.commands.places import refuse_shared
 from kto_data.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -90,20 +91,16 @@ def _names(inputs: Sequence[Input]) -> list[str]:
 
 def _check_places(inputs: Sequence[Input], output: Path, rejects: Path | None, report: Path | None) -> None:
     """Raises `UsageError` where a file is no place for what it is to hold, or holds something else already."""
-    from kto_data.source import STDIN, SourceKind, kind_of
+    from kto_data.source import SourceKind, kind_of
 
     lines = (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)
     if output != _STDOUT and kind_of(str(output)) not in lines:
         endings = " or ".join(f".{kind}" for kind in lines)
         raise UsageError(f"--output {output} is no file of JSON lines", hint=f"end its name with {endings}")
-    places = [("--output", output), ("--rejects", rejects), ("--report", report)]
-    taken = {os.path.realpath(name): "the input" for name in _names(inputs) if name != STDIN}
-    for option, path in places:
-        if path is None or path == _STDOUT:
-            continue
-        other = taken.setdefault(os.path.realpath(path), option)
-        if other != option:
-            raise UsageError(f"{option} {path} is also {other}", hint="give each a file of its own")
+    for option, path in (("--rejects", rejects), ("--report", report)):
+        if path == _STDOUT:
+            raise UsageError(f"{option} - is no file", hint="standard output is for rows: name a file")
+    refuse_shared(inputs, [("--output", output), ("--rejects", rejects), ("--report", report)])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from kto_data.commands.places import Place, refuse_shared
 from kto_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def fixing(
     inputs: Sequence[Input],
     check: CheckSettings,
     options: FixOptions,
+    reports: Sequence[Place],
     *,
     make_triage: Callable[[], Triage],
     jobs: int,
@@ -78,6 +80,8 @@ def fixing(
         check=check, unsafe=options.unsafe, reject=options.rejects is not None, make_triage=make_triage, jobs=jobs
     )
     outlet = make_outlet(inputs, out=options.out, in_place=options.in_place, rejects=options.rejects)
+    outputs = () if options.in_place else tuple(("--out", path) for path in outlet.paths)
+    refuse_shared(inputs, (*outputs, ("--rejects", options.rejects), *reports))
     with _work_folder(outlet) as folder:
         mending = mend(inputs, settings, folder)
         check = replace(check, image_root=_image_root(inputs, check, outlet, mending, say))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kto_data.commands import options
+from kto_data.commands.places import refuse_shared
 
 if TYPE_CHECKING:
     from kto_data.settings import ValidateSettings
@@ -73,6 +74,7 @@ def _stats(settings: ValidateSettings, output_format: str, output_file: Path | N
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
         dataset=settings.dataset, splits=settings.split,
     )  # fmt: skip
+    refuse_shared(inputs, [("--output-file", output_file)])
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
     check = check_settings(settings)
     jobs = settings.jobs or worthwhile_jobs(inputs, local.default_jobs())

@@ -23,6 +23,7 @@ from kto_data.commands.output import (
     write_reports,
     write_step_summary,
 )
+from kto_data.commands.places import refuse_shared
 from kto_data.errors import ExitCode, InputError, UsageError
 from kto_data.finding import Finding, Severity
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kto_data.triage import Triage
     from kto_data.validate import Validation
 
+_STDOUT = Path("-")
 _BYTES_WORTH_A_PROCESS = 16_000_000  # under it, starting processes takes longer than checking
 
 
@@ -128,7 +130,7 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
     from kto_data.inputs import open_inputs
 
     settings = effective.settings
-    planned_reports(settings.report)  # what cannot be written is told of before anything is done
+    planned = planned_reports(settings.report)  # what cannot be written is told of before anything is done
 
     def say(line: str) -> None:
         if not settings.quiet:
@@ -139,6 +141,11 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
         dataset=settings.dataset, splits=settings.split, say=say,
     )  # fmt: skip
+    reports = [
+        ("--output-file", settings.output_file), ("--write-baseline", write_baseline),
+        *((f"--report {name}:", path) for name, path in planned),
+    ]  # fmt: skip
+    refuse_shared(inputs, reports)
     check = replace(check, has_eval_split=len({entry.split for entry in inputs}) > 1)
     jobs = settings.jobs or worthwhile_jobs(inputs, local.default_jobs())
     if settings.verbose:
@@ -156,7 +163,7 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
 
     if fixes.diff:
         return ExitCode(show_diff(inputs, check, fixes, make_triage=make_triage, jobs=jobs))
-    with fixing(inputs, check, fixes, make_triage=make_triage, jobs=jobs, say=say) as fixed:
+    with fixing(inputs, check, fixes, reports, make_triage=make_triage, jobs=jobs, say=say) as fixed:
         return _report(fixed.inputs, fixed.check, effective, write_baseline, jobs, say, to_stderr=fixes.to_stdout)
 
 
@@ -292,7 +299,7 @@ def worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:
 @contextmanager
 def opened(path: Path | None, stream: TextIO) -> Iterator[TextIO]:
     """The file, or the stream where none is named."""
-    if path is None:
+    if path is None or path == _STDOUT:
         yield stream
         return
     try:

@@ -33,9 +33,23 @@ def unified_diff(before: Source, after: Source, origins: Sequence[int]) -> Itera
     hunks = _hunks(before, after, origins) if _is_ascending(origins) else _whole(before, after, len(origins))
     first = next(hunks, None)
     if first is not None:
-        name = before.path.encode(errors="surrogateescape")
+        name = _name(before.path)
         yield b"--- " + name + b"\n+++ " + name + b"\n"
         yield from chain(first, chain.from_iterable(hunks))
+
+
+def _name(path: str) -> bytes:
+    """A file name as `patch` reads it: within quotes where it has characters that would end it."""
+    name = path.encode(errors="surrogateescape")
+    if any(byte < 0x20 or byte in b'"\\\x7f' for byte in name):
+        return b'"' + b"".join(_quoted(byte) for byte in name) + b'"'
+    return name + b"\t" if b" " in name else name
+
+
+def _quoted(byte: int) -> bytes:
+    if byte in b'"\\':
+        return b"\\" + bytes([byte])
+    return b"\\%03o" % byte if byte < 0x20 or byte >= 0x7F else bytes([byte])
 
 
 def _is_ascending(origins: Sequence[int]) -> bool:

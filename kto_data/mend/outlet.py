@@ -59,6 +59,8 @@ def make_outlet(inputs: Sequence[Input], *, out: Path | None, in_place: bool, re
     for path in paths if not in_place else ():
         if any(_is_same(path, other) for other in taken):
             raise UsageError(f"--out {path} is the input itself", hint="to replace it, give --in-place instead")
+    if rejects is not None:
+        _check_rejects(rejects)
     if rejects is not None and any(_is_same(rejects, other) for other in (*taken, *paths)):
         raise UsageError(f"--rejects {rejects} is one of the data files", hint="give rejected rows a file of their own")
     return Outlet(paths, rejects, in_place)
@@ -115,8 +117,23 @@ def _write_rejects(file: MendedFile, output: BinaryIO) -> None:
             output.write(reject_entry(Line(path, number, 0, raw), file.rejected[number]) + b"\n")
 
 
+def _check_rejects(path: Path) -> None:
+    """Before rows are mended for minutes: that they can be put there."""
+    if str(path) == STDIN:
+        raise UsageError("--rejects - is no file", hint="rejected rows go to a file of their own")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"--rejects {path}: there is no folder {path.parent}", hint="make it first, or correct the name"
+        )
+
+
 def _own_path(entry: Input) -> Path:
     path = entry.source.path
+    if entry.source.kind in (SourceKind.JSONL_GZ, SourceKind.JSONL_ZST):
+        raise UsageError(
+            f"{path} is compressed: --in-place keeps the bytes of rows, which packed anew they would not",
+            hint="give --out FILE",
+        )
     if path == STDIN or storage.is_url(path):
         raise UsageError(
             f"{'standard input' if path == STDIN else path} cannot be replaced in place", hint="give --out FILE"

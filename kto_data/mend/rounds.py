@@ -107,7 +107,7 @@ def mend(inputs: Sequence[Input], settings: MendSettings, folder: Path) -> Mendi
         for file in files:
             if not file.now.source.num_bytes:
                 raise InputError(
-                    f"no row of {file.original.source.path} would be left: all of them have errors",
+                    f"no row of {file.original.source.path} would be left: each has errors, or is a duplicate",
                     hint=f"look at them: ktodata validate {file.original.source.path}",
                 )
     return mending
