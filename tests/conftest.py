@@ -35,6 +35,17 @@ torchvision_on_cpu.install()
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
 
+NO_BROWSER = "no chromium"
+"""Why a test of the HTML report is left out: the one reason for which a test may be."""
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say by name what was left out for want of a browser."""
+    for report in terminalreporter.stats.get("skipped", ()):
+        if isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(NO_BROWSER):
+            terminalreporter.write_line(f"left out ({NO_BROWSER}): {report.nodeid}")
+
+
 TinyModel = Callable[[str], Path]
 """Name of a family of `examples/tiny_models.py` -> its model folder."""
 

@@ -49,6 +49,12 @@ def test_the_wheel_holds_every_module_and_says_that_it_is_typed(wheel: zipfile.Z
     assert modules | {"kto_data/py.typed", "kto_train/py.typed"} <= set(wheel.namelist())
 
 
+def test_the_wheel_holds_what_the_html_report_is_made_of(wheel: zipfile.ZipFile) -> None:
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "kto_data/report/templates").iterdir()}
+    assert {Path(name).suffix for name in files} == {".html", ".css", ".js"}
+    assert files <= set(wheel.namelist())
+
+
 def test_help_loads_no_heavy_library() -> None:
     code = (
         "import json, sys; from kto_data.cli import main; code = main(['--help']);"
