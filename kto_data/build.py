@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
+from kto_data.chunk import Chunk, Line
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, Refused
 from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
@@ -26,7 +27,6 @@ from kto_data.processor import load_processor
 from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
 from kto_data.shard import CachedRow, write_shard
-from kto_data.source import Chunk, Line
 from kto_data.tally import Tally, TallyBuilder
 
 _REMEMBERED_DIGESTS = 100_000  # image files whose SHA-256 is remembered

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from kto_data import near, remote_image, storage
-from kto_data.digest import BETWEEN, SampleDigest, file_digest, message_text, record_digest
+from kto_data.chunk import Line
+from kto_data.digest import SampleDigest, file_digest, message_text, record_digest
 from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
@@ -26,10 +27,9 @@ from kto_data.json_array import is_too_large
 from kto_data.row import Row, SyntaxProblem, encodable
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
-from kto_data.rules.facts import ChunkFacts, ConfigFacts, Crash, DatasetFacts, ImageFacts, RowImages, Shape
+from kto_data.rules.facts import ChunkFacts, ConfigFacts, Crash, DatasetFacts, ImageFacts, RowImages
 from kto_data.rules.run import rule_crashed
-from kto_data.rules.split import ImageFile
-from kto_data.source import Line
+from kto_data.rules.split import ImageFile, Shape
 from kto_data.training import read_train_plan
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def note(checked: CheckedLine, facts: ChunkFacts, codes: frozenset[str] = frozen
                     place = (checked.line.number, checked.line.path)
                     facts.add_file(found.tried, ImageFile(content, found.given, *place))
         if not codes.isdisjoint(_CODES_OF_TEXTS) and near.is_available():
-            prompt = BETWEEN.join(map(message_text, record.prompt))
+            prompt = "\x1f".join(map(message_text, record.prompt))  # ASCII unit separator
             facts.signatures.extend(near.signature(prompt, record.images, message_text(record.completion)))
 
 

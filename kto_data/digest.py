@@ -18,9 +18,6 @@ from kto_data.fields import IMAGE_PLACEHOLDER
 if TYPE_CHECKING:
     from kto_data.record import Message, Record
 
-BETWEEN = "\x1f"  # ASCII unit separator
-"""Stands between the roles and texts of a conversation that is written as one string."""
-
 _MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: odd, and far from any pattern
 _MASK = (1 << 64) - 1
 
@@ -37,22 +34,31 @@ class SampleDigest(NamedTuple):
         return join_digests(self.prompt, self.completion)
 
 
-def prompt_digest(conversation: bytes, images: Sequence[str], tools: object = None) -> int:
+def prompt_digest(roles: tuple[str, ...], texts: bytes, images: Sequence[str] = (), tools: object = None) -> int:
     """The number of a prompt.
 
-    `conversation` is the roles, then the texts of the prompt's messages, in UTF-8 with `BETWEEN` them and
+    `roles` are those of all messages; `texts` is what `as_json` makes of the texts of all but the last, with
     placeholders for the images.
     """
     if images:
-        conversation += BETWEEN.join(("\x1e", *images)).encode()
+        texts += as_json(images)
     if tools is not None:
-        conversation += b"\x1d" + orjson.dumps(tools, option=orjson.OPT_SORT_KEYS)
-    return xxhash.xxh3_64_intdigest(conversation)
+        texts += b"\x1d" + orjson.dumps(tools, option=orjson.OPT_SORT_KEYS)
+    return xxhash.xxh3_64_intdigest(texts, _seed(roles))
+
+
+@lru_cache(maxsize=4096)
+def _seed(roles: tuple[str, ...]) -> int:
+    return xxhash.xxh3_64_intdigest(as_json(roles))
 
 
 def completion_digest(text: bytes) -> int:
-    """The number of a completion, from its text in UTF-8."""
+    """The number of a completion, from what `as_json` makes of its text."""
     return xxhash.xxh3_64_intdigest(text)
+
+
+as_json = orjson.dumps
+"""Strings in one spelling, whatever theirs was; for ASCII and other texts alike faster than `str.encode`."""
 
 
 @lru_cache(maxsize=50_000)  # an image stands in many records
@@ -75,10 +81,11 @@ def join_digests(prompt: int, completion: int) -> int:
 
 def record_digest(record: Record) -> SampleDigest:
     """The numbers of a record, the same whichever way its contents are written."""
-    pieces = [*(message.role for message in record.prompt), *map(message_text, record.prompt)]
+    roles = tuple(message.role for message in record.messages)
+    texts = as_json([message_text(message) for message in record.prompt])
     return SampleDigest(
-        prompt_digest(BETWEEN.join(pieces).encode(), record.images, record.tools or None),
-        completion_digest(message_text(record.completion).encode()),
+        prompt_digest(roles, texts, record.images, record.tools or None),
+        completion_digest(as_json(message_text(record.completion))),
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from kto_data import build
 from kto_data.build import BuildSettings, Built, Unit
 from kto_data.check import CheckSettings, check_dataset
+from kto_data.chunk import Chunk, SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
 from kto_data.errors import InputError
@@ -41,7 +42,6 @@ from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, output_lo
 from kto_data.report.balance import BalanceReport, balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.shard import write_dataset_files
-from kto_data.source import Chunk, SourceKind
 from kto_data.tally import Tally
 from kto_data.writing import write_whole, writing_to
 

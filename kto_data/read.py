@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from kto_data.chunk import Line
 from kto_data.convert import convert
 from kto_data.draft import UNREAD, Converted, escape
 from kto_data.formats import Layout
 from kto_data.json_array import BYTE_ORDER_MARK, MAX_COMMAS, is_too_large
 from kto_data.record import Record
 from kto_data.row import Row, SchemaError, SyntaxFact, SyntaxProblem
-from kto_data.source import Line
 
 MAX_DEPTH = 100
 """Levels of nesting from which a record is refused; parsers and writers further on stop between 128 and 1024."""

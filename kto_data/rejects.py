@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import orjson
 
+from kto_data.chunk import Line
 from kto_data.row import hash_row
-from kto_data.source import Line
 
 
 def reject_entry(line: Line, codes: Iterable[str]) -> bytes:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from kto_data.chunk import Line
 from kto_data.draft import user_pointer
 from kto_data.fields import IMAGE_PLACEHOLDER
-from kto_data.source import Line
 
 if TYPE_CHECKING:
     from kto_data.record import Record

@@ -16,8 +16,8 @@ from math import prod
 from kto_data.balance import AdmissibleWeights, admissible_weights
 from kto_data.distribution import Distribution, distribution
 from kto_data.pairing import group_sizes, label_shares
-from kto_data.rules.facts import TRAIN, DatasetFacts, Shape
-from kto_data.rules.split import SplitFacts
+from kto_data.rules.facts import TRAIN, DatasetFacts
+from kto_data.rules.split import Shape, SplitFacts
 from kto_data.rules.traits import Shortcut, label_order, num_self_pairs, shortcuts
 
 _NUM_TOP_COMPLETIONS = 5

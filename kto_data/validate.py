@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset, note
-from kto_data.clean import Gate
+from kto_data.chunk import Chunk
+from kto_data.clean import Gate, Sifted
 from kto_data.engine import local
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
@@ -25,7 +26,6 @@ from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
 from kto_data.rules.files import LINE_ENDING_CODES
 from kto_data.rules.run import findings_truncated
 from kto_data.rules.suppression import unused_suppression
-from kto_data.source import Chunk
 from kto_data.survey import NO_SAMPLES, Survey, survey
 from kto_data.triage import Hidden, Triage
 
@@ -257,24 +257,27 @@ class _Worker:
         facts = ChunkFacts(unit.chunk.path, unit.split)
         findings: list[Finding] = []
         num_rows = num_bad = 0
-        for line in unit.chunk.lines():
-            sample = gate.clean(line.raw, line.path)
-            if sample is not None:
-                num_rows += 1
-                digest, length, shape = sample
-                facts.add_sample(digest, line.number, length, shape)
-                if shape.num_images:
-                    for pixels in checker.areas(gate.images, line.path):
-                        facts.add_image(shape.label, pixels)
-                if gate.format not in facts.formats:
-                    facts.add_format(gate.format, line.number)
-                continue
-            checked = checker.check(line)
-            note(checked, facts, self._settings.codes)
-            findings += checked.findings
-            if checked.labels:
-                num_rows += 1
-                num_bad += not checked.is_trainable
+        for block in unit.chunk.blocks():
+            sifted = gate.sift(block)
+            _note_clean_images(sifted, checker, facts)
+            numbers = block.numbers
+            start, end = 0, len(block)
+            for stop in (*sifted.doubtful, end):
+                if start < stop:
+                    run = slice(start, stop)
+                    facts.add_format(gate.format, numbers[start])
+                    facts.add_samples(
+                        sifted.prompts[run], sifted.completions[run], numbers[run], sifted.lengths[run],
+                        sifted.shapes[run],
+                    )  # fmt: skip
+                if stop < end:
+                    checked = checker.check(block.line(stop))
+                    note(checked, facts, self._settings.codes)
+                    findings += checked.findings
+                    num_rows += bool(checked.labels)
+                    num_bad += bool(checked.labels) and not checked.is_trainable
+                start = stop + 1
+            num_rows += end - len(sifted.doubtful)
         return _ChunkReport(num_rows, num_rows - num_bad, tuple(findings), facts)
 
     def _tools(self, layout: Layout) -> tuple[LineChecker, Gate]:
@@ -285,6 +288,13 @@ class _Worker:
         gate = Gate(checker)
         self._gates.append((layout, checker, gate))
         return checker, gate
+
+
+def _note_clean_images(sifted: Sifted, checker: LineChecker, facts: ChunkFacts) -> None:
+    for index, images in sifted.images.items():
+        if index not in sifted.doubtful:
+            for pixels in checker.areas(images, facts.path):
+                facts.add_image(sifted.shapes[index][0], pixels)
 
 
 class _ModelWorker:

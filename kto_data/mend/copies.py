@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kto_data.chunk import SourceKind
 from kto_data.inputs import Input
-from kto_data.source import SourceKind
 from kto_data.writing import writing_to
 
 

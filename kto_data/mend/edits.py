@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from kto_data.chunk import Line
 from kto_data.draft import escape
 from kto_data.fields import IMAGE_PLACEHOLDER, ROLES
 from kto_data.formats import Layout
@@ -24,7 +25,6 @@ from kto_data.rules.characters import CONTROL_CHARACTERS
 from kto_data.rules.chat import ROLE_ALIASES, is_blank
 from kto_data.rules.control_tokens import find_control_tokens
 from kto_data.rules.mojibake import undo_mojibake
-from kto_data.source import Line
 
 _LABELS = {"true": True, "false": False, "1": True, "0": False}
 _PLACEHOLDER_AND_BREAK = re.compile(re.escape(IMAGE_PLACEHOLDER) + r"\n?")

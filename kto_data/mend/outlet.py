@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kto_data import storage
+from kto_data.chunk import Line, SourceKind
 from kto_data.compression import compressing
 from kto_data.errors import UsageError
 from kto_data.inputs import Input
@@ -17,7 +18,7 @@ from kto_data.mend.copies import MendedFile
 from kto_data.mend.lines import is_row, raw_lines, without_end
 from kto_data.mend.rounds import Mending
 from kto_data.rejects import reject_entry
-from kto_data.source import STDIN, Line, SourceKind, kind_of
+from kto_data.source import STDIN, kind_of
 from kto_data.writing import whole_file
 
 _LINES = (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)

@@ -20,6 +20,7 @@ import xxhash
 
 from kto_data import storage
 from kto_data.check import CheckSettings
+from kto_data.chunk import Line, SourceKind
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding, Severity
 from kto_data.image import ImageCheck
@@ -31,7 +32,7 @@ from kto_data.mend.splice import apply
 from kto_data.read import read_rows
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Fix
-from kto_data.source import STDIN, Line, SourceKind
+from kto_data.source import STDIN
 from kto_data.triage import Triage
 from kto_data.validate import validate
 from kto_data.writing import writing_to

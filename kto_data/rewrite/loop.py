@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, as_finding
+from kto_data.chunk import Line
 from kto_data.clean import Gate
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
@@ -21,7 +22,6 @@ from kto_data.row import Row, SyntaxProblem
 from kto_data.rules.base import Defect
 from kto_data.rules.files import unmapped_images
 from kto_data.rules.schema import utf8_bom
-from kto_data.source import Line
 
 
 @dataclass(slots=True)

@@ -68,8 +68,26 @@ AMBIGUOUS = frozenset(
 """Control tokens of a few families (GLM-4, Phi, gpt-oss) that others leave in their answers as plain text."""
 
 
-def may_hold_control_tokens(text: str) -> bool:
-    """Whether texts joined to `text` may hold any: never false where one does."""
-    return ("<" in text and ("s>" in text or _ANGLED.search(text) is not None)) or (
-        "[" in text and _BRACKETED.search(text) is not None
-    )
+_PERHAPS = re.compile(
+    b"|".join(re.escape(token.encode()) for token in _EXACT)
+    + rb"|<\|(?:"
+    + "|".join(_BARRED).encode()
+    + rb"|image_[0-9]+|reserved_special_token_[0-9]+)\|>|"
+    + rb"<s>|</s>(?![!#-\[\]-~])|"  # the latter at the end of a text: no visible character of it comes after
+    + "<｜".encode()
+)
+
+
+def _beginnings() -> dict[bytes, frozenset[bytes]]:
+    barred = [f"<|{word}" for word in (*_BARRED, "image_", "reserved_special_token_")]
+    tokens = [token.encode()[:3] for token in (*_EXACT, *barred, "<｜", "<s>", "</s>")]
+    return {first: frozenset(token for token in tokens if token[:1] == first) for first in (b"<", b"[")}
+
+
+TOKEN_BEGINNINGS = _beginnings()
+"""The first three bytes of every control token in UTF-8, by the first one."""
+
+
+def may_be_control_token(data: bytes, place: int) -> bool:
+    """Whether a control token may begin at a place in JSON strings in UTF-8: never false where one does."""
+    return _PERHAPS.match(data, place) is not None

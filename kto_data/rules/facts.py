@@ -8,17 +8,17 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from kto_data.chunk import Endings
 from kto_data.digest import SampleDigest
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
 from kto_data.repeats import Keys, groups_of_equal
-from kto_data.rules.split import ImageFile, Place, SplitFacts
-from kto_data.source import Endings
+from kto_data.rules.split import ImageFile, Place, Shape, SplitFacts
 
 if TYPE_CHECKING:
     from kto_data.training import TrainPlan
@@ -79,15 +79,6 @@ class Cut:
     path: str  # the file of its first finding
 
 
-class Shape(NamedTuple):
-    """What is counted of samples, rather than kept of each."""
-
-    label: bool
-    num_messages: int
-    num_images: int
-    source: str  # empty where the record names none
-
-
 @dataclass(slots=True)
 class ChunkFacts:
     """What one unit of work learnt of one file; cheap to hand to another process.
@@ -102,7 +93,7 @@ class ChunkFacts:
     places: array[int] = field(default_factory=lambda: array("Q"))  # line number * 2 + label
     lengths: array[int] = field(default_factory=lambda: array("I"))  # of completions, in characters
     tokens: array[int] = field(default_factory=lambda: array("I"))  # of samples; 0: not known; empty without a model
-    shapes: Counter[Shape] = field(default_factory=Counter)
+    shapes: Counter[tuple[bool, int, int, str]] = field(default_factory=Counter)  # entries as of `Shape`
     areas: Counter[tuple[bool, int]] = field(default_factory=Counter)  # (label, rounded pixels) -> images
     signatures: array[int] = field(default_factory=lambda: array("Q"))  # 16 a sample (`kto_data.near`); or empty
     files: dict[str, ImageFile] = field(default_factory=dict)  # path on disk -> its content; empty unless wanted
@@ -118,6 +109,21 @@ class ChunkFacts:
         self.places.append(line * 2 + shape.label)
         self.lengths.append(length)
         self.shapes[shape] += 1
+
+    def add_samples(
+        self,
+        prompts: Sequence[int],
+        completions: Sequence[int],
+        lines: Sequence[int],
+        lengths: Sequence[int],
+        shapes: Sequence[tuple[bool, int, int, str]],
+    ) -> None:
+        """Note many samples at once; each shape has the entries of a `Shape`."""
+        self.prompts.extend(prompts)
+        self.completions.extend(completions)
+        self.places.extend([line * 2 + shape[0] for line, shape in zip(lines, shapes, strict=True)])
+        self.lengths.extend(lengths)
+        self.shapes.update(shapes)
 
     def add_image(self, label: bool, pixels: int) -> None:
         """Note the size of one image of a sample: the upright image, before any pixel budget."""

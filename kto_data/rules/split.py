@@ -18,7 +18,7 @@ from kto_data.digest import join_digests
 from kto_data.repeats import Keys
 
 if TYPE_CHECKING:
-    from kto_data.rules.facts import ChunkFacts, Shape
+    from kto_data.rules.facts import ChunkFacts
 
 OTHER_SOURCES = "(others)"
 """The source of samples whose own comes after `_MANY_SHAPES` shapes: it may be a name that no two samples share."""
@@ -41,6 +41,15 @@ class Place:
     def seen_from(self, other: Place) -> str:
         """Such as "line 3", with the file where that is another one than that of `other`."""
         return f"line {self.line}" if self.path == other.path else f"{self.path}:{self.line}"
+
+
+class Shape(NamedTuple):
+    """What is counted of samples, rather than kept of each."""
+
+    label: bool
+    num_messages: int
+    num_images: int
+    source: str  # empty where the record names none
 
 
 class ImageFile(NamedTuple):
@@ -90,7 +99,7 @@ class SplitFacts:
         self.signatures.extend(chunk.signatures)
         for tried, file in chunk.files.items():
             self.files.setdefault(tried, file)
-        for shape, count in chunk.shapes.items():
+        for shape, count in ((Shape(*entries), count) for entries, count in chunk.shapes.items()):
             is_new = shape not in self.shapes and len(self.shapes) >= _MANY_SHAPES
             self.shapes[shape._replace(source=OTHER_SOURCES) if is_new else shape] += count
 

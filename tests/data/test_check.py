@@ -12,6 +12,7 @@ import pytest
 from conftest import make_image, make_record
 
 from kto_data.check import CheckedRecord, CheckSettings, LineChecker, check_dataset, note
+from kto_data.chunk import Line
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Format, Layout
 from kto_data.image import ImageCheck, ProbeStatus
@@ -20,7 +21,6 @@ from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
 from kto_data.rules.facts import ChunkFacts, DatasetFacts
 from kto_data.rules.split import Place
-from kto_data.source import Line
 
 
 def _line(row: Any, path: str = "data.jsonl", number: int = 3) -> Line:

@@ -11,16 +11,17 @@ from typing import Any
 import orjson
 import pytest
 from conftest import make_image, make_record
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_rules import CASES, FIXTURES, run_case
 
 from kto_data.check import CheckSettings, LineChecker, describe
+from kto_data.chunk import Block, Line
 from kto_data.clean import KNOWN_RULES, Gate
 from kto_data.formats import Format, Layout
+from kto_data.marks import line_ends
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
-from kto_data.source import Line
 
 _EVERY_RULE = CheckSettings(
     codes=frozenset(
@@ -53,7 +54,8 @@ def test_fast_path_changes_no_finding(code: str, name: str, tmp_path: Path, monk
     (tmp_path / "fast").mkdir()
     (tmp_path / "slow").mkdir()
     fast = run_case(FIXTURES[code][name], code, tmp_path / "fast")
-    monkeypatch.setattr(Gate, "clean", lambda gate, raw, path: None)
+    monkeypatch.setattr(Gate, "_decode_all", lambda gate, block: None)
+    monkeypatch.setattr(Gate, "_decode", lambda gate, raw: gate._no_row)
     slow = run_case(FIXTURES[code][name], code, tmp_path / "slow")
     assert [(f.code, f.location.line, f.location.pointer) for f in fast] == [
         (f.code, f.location.line, f.location.pointer) for f in slow
@@ -109,6 +111,9 @@ def _dumps_escaped(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+_TWICE = orjson.dumps(make_record()).replace(b'"label"', b'"label":true,"label"')
+
+
 @given(_records, st.sampled_from([_dumps_spaced, _dumps_escaped]))
 def test_gate_passes_nothing_that_is_found_wanting(record: Any, dumps: Callable[[Any], bytes]) -> None:
     _hold_law(dumps(record))
@@ -127,6 +132,46 @@ def test_gate_passes_no_key_that_is_written_twice(messages: Any, key: str, value
 @given(st.binary(max_size=40))
 def test_gate_survives_any_bytes(raw: bytes) -> None:
     _hold_law(raw)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(lambda record, dumps: dumps(record), _records, st.sampled_from([_dumps_spaced, _dumps_escaped])),
+            st.sampled_from(
+                [b"", b" ", b"{}", b"{", b"}{", orjson.dumps(make_record()), _TWICE, b'{"messages": [{', b"}]}"]
+            ),
+        ),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_lines_are_judged_together_as_they_are_one_by_one(lines: list[bytes], ended: bool) -> None:
+    data = b"\n".join(lines) + b"\n" * ended
+    assume(data)  # no block is empty
+    gate = Gate(_CHECKER)
+    ends = tuple(line_ends(data))
+    block = Block(path="data.jsonl", first_line=1, data=data, ends=ends)
+    whole = data.removesuffix(b"\n").split(b"\n")
+    assert [block.line(index).raw for index in range(len(block))] == [line.removesuffix(b"\r") for line in whole]
+    sifted = gate.sift(block)
+    alone = [gate.clean(line, "data.jsonl") for line in whole]
+    assert sifted.doubtful == [index for index, sample in enumerate(alone) if sample is None]
+    for index, sample in enumerate(alone):
+        if sample is not None:
+            digest, length, shape = sample
+            assert (sifted.prompts[index], sifted.completions[index]) == digest
+            assert (sifted.lengths[index], sifted.shapes[index]) == (length, shape)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_record_on_two_lines_is_not_made_up_for_by_two_on_one(long: bool) -> None:
+    good = orjson.dumps(make_record())
+    torn = good.replace(b',"label"', b',\n"label"')
+    lines = [good] * (1_000 if long else 2)
+    for data in (b"\n".join([torn, good + good, *lines]), b"\n".join([good + good, torn, *lines])):
+        block = Block(path="data.jsonl", first_line=1, data=data, ends=tuple(line_ends(data)))
+        assert Gate(_CHECKER).sift(block).doubtful == [0, 1, 2]
 
 
 _HIDDEN = (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import make_record
 
+from kto_data.chunk import Line
 from kto_data.convert import convert
 from kto_data.dataset_info import load_dataset_info
 from kto_data.draft import Converted
@@ -15,7 +16,6 @@ from kto_data.errors import ConfigError, KtoDataError, UsageError
 from kto_data.formats import Format, Layout, Tags, detect, make_layout
 from kto_data.read import read_rows
 from kto_data.row import Row
-from kto_data.source import Line
 
 USER = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}

@@ -11,12 +11,12 @@ from conftest import make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kto_data.chunk import Line
 from kto_data.formats import Layout, make_layout
 from kto_data.json_array import BYTE_ORDER_MARK
 from kto_data.read import MAX_DEPTH, count_keys, is_plain, may_repeat_keys, read_rows
 from kto_data.record import Record
 from kto_data.row import MessageView, Row, SchemaError, SyntaxFact, SyntaxProblem
-from kto_data.source import Line
 
 
 def rows(raw: bytes | dict[str, Any], layout: Layout | None = None, *, problem: str = "") -> tuple[Row, ...]:

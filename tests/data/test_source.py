@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kto_data.chunk import Line, SourceKind
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
-from kto_data.source import Line, SourceKind, open_source
+from kto_data.source import open_source
 
 json_values = st.recursive(
     st.none()

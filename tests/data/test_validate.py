@@ -13,12 +13,13 @@ from conftest import make_image, make_record, write_jsonl
 
 from kto_data import validate as module
 from kto_data.check import CheckSettings
+from kto_data.chunk import SourceKind
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Severity
 from kto_data.formats import make_layout
 from kto_data.image import ImageCheck, PixelBudget
 from kto_data.inputs import Input, open_inputs
-from kto_data.source import Source, SourceKind
+from kto_data.source import Source
 from kto_data.validate import Validation, validate
 
 Found = tuple[str, str, int | None]

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 
 from kto_data.check import CheckSettings, LineChecker, check_dataset, describe, note
+from kto_data.chunk import Line
 from kto_data.clean import Gate
 from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Severity
@@ -17,7 +18,7 @@ from kto_data.inputs import Input
 from kto_data.report.text import Paint, concise_line, full_report
 from kto_data.rules import ALL_RULES
 from kto_data.rules.facts import ChunkFacts, DatasetFacts
-from kto_data.source import Line, open_source
+from kto_data.source import open_source
 from kto_data.validate import validate
 
 EVERY_RULE = frozenset(rule.code for rule in ALL_RULES)
