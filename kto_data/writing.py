@@ -59,6 +59,8 @@ def writing_to(path: Path) -> Iterator[None]:
     """Makes of a full disk or a missing permission an `InputError` that names the file."""
     try:
         yield
+    except BrokenPipeError:  # a reader of our output has gone, which is no matter of this file
+        raise
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "write to another folder")
         raise InputError(f"cannot write {path}: {error.strerror or error}", hint=hint) from None

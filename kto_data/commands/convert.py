@@ -74,8 +74,8 @@ def convert(
             inputs, written, rejects=rejected, keep_errors=keep_errors, progress=bar.advance_to,
             listen=_printer(sys.stderr if output == _STDOUT else sys.stdout) if lists_errors else _silent,
         )  # fmt: skip
-        if done.num_written + done.num_rejected < done.num_rows:
-            _say_why_not(done, inputs)
+        if done.num_written + done.num_rejected < done.num_rows or not done.num_written:
+            _say_why_not(done)
             raise typer.Exit(ExitCode.FINDINGS)  # leaves the files as they were
     told = conversion_report(done, inputs=_names(inputs), output=str(output), rejects=str(rejects) if rejects else None)
     if report is not None:
@@ -136,12 +136,19 @@ def _silent(findings: Sequence[Finding]) -> None:
     pass
 
 
-def _say_why_not(done: Rewriting, inputs: Sequence[Input]) -> None:
+def _say_why_not(done: Rewriting) -> None:
+    from kto_data.report.conversion import codes_text
+
     sys.stdout.flush()
     bad = done.num_rows - done.num_written
     what = "row has" if bad == 1 else "rows have"
-    print(f"ktodata: nothing is written: {bad:,} {what} errors, of {done.num_rows:,}", file=sys.stderr)
-    print("  try: --rejects FILE leaves such rows out, --keep-errors writes those that can be read", file=sys.stderr)
+    codes = codes_text(dict(done.error_codes.most_common()))
+    print(f"ktodata: nothing is written: {bad:,} {what} errors, of {done.num_rows:,} ({codes})", file=sys.stderr)
+    keep = "--keep-errors writes those that can be read"
+    if done.num_rejected:
+        print(f"  try: {keep}", file=sys.stderr)
+    else:
+        print(f"  try: --rejects FILE leaves such rows out, {keep}", file=sys.stderr)
 
 
 def _next(inputs: Sequence[Input], output: Path, done: Rewriting) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,7 @@ class ConversionReport(_Model):
     rows_written: int
     rows_rejected: int
     rows_with_errors: int = Field(description="Wherever they went.")
+    error_rows: dict[str, int] = Field(description="Rows with an error of each rule; one row may have several.")
     records: int = Field(description="Written: two of a paired row.")
     changes: tuple[ChangeEntry, ...]
 
@@ -55,6 +56,7 @@ def conversion_report(
         rows_written=done.num_written,
         rows_rejected=done.num_rejected,
         rows_with_errors=done.num_with_errors,
+        error_rows=dict(done.error_codes.most_common()),
         records=done.num_records,
         changes=changes,
     )
@@ -68,9 +70,17 @@ def conversion_lines(report: ConversionReport) -> Iterator[str]:
     for kind, details in by_kind.items():
         yield f"{kind}: {', '.join(details)}"
     if not by_kind:
-        yield "nothing had to be changed"
+        yield "no row had to be changed"
+    if report.error_rows:
+        yield f"rows with errors: {codes_text(report.error_rows)}"
+    output = "standard output" if report.output == "-" else report.output
     rejected = f" + {report.rows_rejected:,} rejected (in {report.rejects})" if report.rejects is not None else ""
     yield (
         f"{report.rows_written:,} written{rejected} = {counted(report.rows, 'row')} read; "
-        f"{counted(report.records, 'record')} in {report.output}"
+        f"{counted(report.records, 'record')} {'on' if report.output == '-' else 'in'} {output}"
     )
+
+
+def codes_text(error_rows: Mapping[str, int]) -> str:
+    """How many rows have which error."""
+    return ", ".join(f"{code} {count:,}" for code, count in error_rows.items())

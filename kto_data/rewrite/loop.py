@@ -33,6 +33,7 @@ class Rewriting:
     num_records: int = 0  # written: two of a paired row
     num_rejected: int = 0
     num_with_errors: int = 0  # rows, wherever they went
+    error_codes: Counter[str] = field(default_factory=Counter)  # rows with an error of each rule
     has_images: bool = False
     changes: Counter[Change] = field(default_factory=Counter)
 
@@ -97,6 +98,7 @@ class _Writer:
         done.num_rows += 1
         errors = _errors(checked)
         done.num_with_errors += bool(errors)
+        done.error_codes.update({finding.code for finding in errors})
         rows = read_rows(line, self._layout)
         if not errors or (self._keep_errors and _is_readable(rows)):
             spelling = respell(rows, self._layout)
