@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kto_data.settings import ValidateSettings
     from kto_data.validate import Validation
 
+MOST_SUMMARY_BYTES = 900_000
+"""Of a step's summary on GitHub, which takes a megabyte."""
+
 
 def planned_reports(given: Sequence[str]) -> list[tuple[str, Path]]:
     """The `FORMAT:PATH` of each --report, looked at before any work is done.
@@ -106,13 +109,18 @@ def write_reports(outcome: Outcome, planned: Sequence[tuple[str, Path]]) -> None
 def write_step_summary(outcome: Outcome) -> None:
     """Add to GitHub's summary of the step, where the run is one."""
     from kto_data.report.markdown import markdown_report
+    from kto_data.report.text import summary_line
 
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if not summary:
         return
+    text = markdown_report(outcome)
     try:
         with open(summary, "a", encoding="utf-8") as file:
-            file.write(markdown_report(outcome))
+            # Other commands of the same step write to it too, and of what is too large nothing at all is shown.
+            if file.tell() + len(text.encode()) > MOST_SUMMARY_BYTES:
+                text = f"ktodata validate: {summary_line(outcome.validation)} (the summary of this step is full)\n"
+            file.write(text)
     except OSError as error:
         raise InputError(f"cannot write the step summary {summary}: {error.strerror}") from None
 

@@ -1,31 +1,57 @@
 """Findings as GitHub shows them beside the files: annotations, by workflow command.
 
-GitHub shows ten errors and ten warnings of a step, so that there is one annotation a rule, at its first record.
+GitHub shows ten annotations of each kind a step, so that there is one a rule, at its first record. Of more rules the
+rest stand in the log, and the tenth annotation says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from kto_data.finding import Severity
 from kto_data.report.text import printable
+from kto_data.rules.words import counted
 from kto_data.validate import RuleCount, Validation
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 _LINES_NAMED = 5
+_MOST_OF_A_KIND = 10
 
 
 def annotate(validation: Validation) -> Iterator[str]:
-    """One workflow command for each rule that found something, the worst first."""
-    for count in validation.worst_first():
-        location = count.findings[0].location
-        properties = {
-            "file": location.path,
-            "line": "" if location.line is None else str(location.line),
-            "title": f"{count.rule.code} {count.rule.name}",
-        }
-        given = ",".join(f"{name}={_escape_property(value)}" for name, value in properties.items() if value)
-        yield f"::{_COMMANDS[count.severity]} {given}::{_escape_data(_message(count))}"
+    """A line for each rule that found something, the worst first: of each severity the first ones as workflow
+    commands, the others for the log."""
+    for severity, group in groupby(validation.worst_first(), key=lambda count: count.severity):
+        counts = list(group)
+        further = counts[_MOST_OF_A_KIND:]
+        for index, count in enumerate(counts[:_MOST_OF_A_KIND]):
+            message = _message(count)
+            if further and index == _MOST_OF_A_KIND - 1:
+                rules = counted(len(further), "more rule")
+                message += f" (and {rules} of severity {severity.value}: see the log or the step summary)"
+            yield _command(count, message)
+        for count in further:
+            yield _log_line(count)
+
+
+def _command(count: RuleCount, message: str) -> str:
+    location = count.findings[0].location
+    properties = {
+        "file": location.path,
+        "line": "" if location.line is None else str(location.line),
+        "title": f"{count.rule.code} {count.rule.name}",
+    }
+    given = ",".join(f"{name}={_escape_property(value)}" for name, value in properties.items() if value)
+    return f"::{_COMMANDS[count.severity]} {given}::{_escape_data(message)}"
+
+
+def _log_line(count: RuleCount) -> str:
+    text = (
+        f"{count.severity.value} {count.rule.code} {count.rule.name}: {count.findings[0].location}: {_message(count)}"
+    )
+    # The one command that a runner looks for in the middle of a line.
+    return printable(text).replace("##[", "## [")
 
 
 def _message(count: RuleCount) -> str:

@@ -13,8 +13,8 @@ from importlib import resources
 from typing import Any
 
 from kto_data.report.outcome import Outcome
-from kto_data.report.page import cut, make_page
-from kto_data.report.text import printable
+from kto_data.report.page import make_page
+from kto_data.report.text import cut, printable
 from kto_data.rules.words import counted
 
 _MOST_OF_NAME = 120  # characters of a name that nothing else has cut

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kto_data.finding import Finding
 from kto_data.report.outcome import Outcome
-from kto_data.report.text import printable, summary_line
+from kto_data.report.text import cut, printable, summary_line
 from kto_data.triage import hidden_words
 from kto_data.validate import RuleCount
 
 _MOST_RULES_WITH_SAMPLES = 30
+_SAMPLE_BYTES = 400_000  # of all samples together: GitHub refuses a step's summary of more than a megabyte
+_MOST_OF_MESSAGE, _MOST_OF_PLACE = 400, 200  # characters
 
 
 def markdown_report(outcome: Outcome) -> str:
@@ -20,8 +23,13 @@ def markdown_report(outcome: Outcome) -> str:
         lines += ["| rule | severity | findings | first at | |", "|---|---|--:|---|---|"]
         lines += [_row(outcome, count) for count in outcome.worst_first]
         lines.append("")
+    room = _SAMPLE_BYTES
     for count in outcome.worst_first[:_MOST_RULES_WITH_SAMPLES]:
-        lines += _samples(outcome, count)
+        samples = list(_samples(outcome, count))
+        room -= sum(len(line.encode()) + 1 for line in samples)
+        lines += samples if room >= 0 else []
+    if room < 0:
+        lines += ["More findings of these rules are in the other reports: there is no room for them here.", ""]
     lines.append(f"Labels: {validation.num_desirable:,} desirable, {validation.num_undesirable:,} undesirable.")
     if validation.hidden:
         lines += ["", f"Not shown: {hidden_words(validation.hidden)}."]
@@ -44,10 +52,18 @@ def _row(outcome: Outcome, count: RuleCount) -> str:
         f"{count.rule.code} {count.rule.name}",
         count.severity.value,
         f"{count.count:,}",
-        f"`{cell(where)}`",
-        cell(first.message),
+        f"`{_place(where)}`",
+        _message(first),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _place(text: str) -> str:
+    return cell(cut(text, _MOST_OF_PLACE))
+
+
+def _message(finding: Finding) -> str:
+    return cell(cut(finding.message, _MOST_OF_MESSAGE))
 
 
 def _samples(outcome: Outcome, count: RuleCount) -> Iterator[str]:
@@ -56,7 +72,7 @@ def _samples(outcome: Outcome, count: RuleCount) -> Iterator[str]:
     yield f"<details><summary>{count.rule.code} {count.rule.name}: {count.count:,}</summary>"
     yield ""
     for finding, _ in outcome.samples(count, outcome.show):
-        yield f"- `{cell(str(finding.location))}` {cell(finding.message)}"
+        yield f"- `{_place(str(finding.location))}` {_message(finding)}"
     yield ""
     yield "</details>"
     yield ""

@@ -18,7 +18,7 @@ from kto_data.report.chart import Histogram, Limit, histogram
 from kto_data.report.outcome import Limits, Outcome
 from kto_data.report.pages import RuleParts, rule_parts
 from kto_data.report.stats_text import balance_lines
-from kto_data.report.text import FIX_WORDS, next_command, printable, summary_line
+from kto_data.report.text import FIX_WORDS, cut, next_command, summary_line
 from kto_data.rules.words import counted
 from kto_data.survey import SourceCounts, SplitSurvey
 from kto_data.triage import hidden_words
@@ -123,12 +123,6 @@ def chosen_samples(counts: Sequence[RuleCount]) -> dict[str, list[Finding]]:
                     room -= cost
                     chosen[count.rule.code].append(count.findings[turn])
     return chosen
-
-
-def cut(text: str, most: int) -> str:
-    """`text` such that it can be shown, its middle left out where it is long."""
-    text = printable(text)
-    return text if len(text) <= most else f"{text[: most * 3 // 4]} … {text[len(text) - most // 4 :]}"
 
 
 def _rule_sections(outcome: Outcome) -> Iterator[RuleSection]:

@@ -90,6 +90,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def cut(text: str, most: int) -> str:
+    """`text` made printable, its middle left out where it is long."""
+    text = printable(text)
+    return text if len(text) <= most else f"{text[: most * 3 // 4]} … {text[len(text) - most // 4 :]}"
+
+
 def _rule_lines(count: RuleCount, show: int, paint: Paint) -> Iterator[str]:
     rule = count.rule
     total = counted(count.count, "finding")
