@@ -68,12 +68,14 @@ jobs:
           python-version: "3.12"
       - run: pip install ktodata=={__version__}
       # Which files: the `paths` of the settings.
-      - run: ktodata validate --output-format github --report markdown:ktodata.md
+      - run: ktodata validate --output-format github --report html:ktodata.html --report markdown:ktodata.md
       - uses: actions/upload-artifact@v4
         if: always()
         with:
           name: ktodata
-          path: ktodata.md
+          path: |
+            ktodata.html
+            ktodata.md
           if-no-files-found: ignore
 """
 
