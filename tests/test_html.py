@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,10 +21,16 @@ from conftest import TinyModel, make_image, make_record, write_jsonl
 from outcomes import HOSTILE, Words, clean_validation, full_validation, outcome_of, plain_words
 from PIL import Image
 
+from kto_data.check import CheckSettings
 from kto_data.cli import main
+from kto_data.distribution import distribution
+from kto_data.inputs import open_inputs
 from kto_data.report.formats import FORMATS
-from kto_data.report.pictures import MOST_PICTURES
+from kto_data.report.pictures import MOST_PICTURES, take_pictures
 from kto_data.rules import ALL_RULES
+from kto_data.survey import SourceCounts, Survey
+from kto_data.validate import Validation
+from kto_data.validate import validate as run
 
 MOST_BYTES = 300_000
 VOID = {"meta", "link", "br", "img", "input", "rect", "line", "path"}
@@ -85,6 +92,19 @@ def small_images(folder: Path, number: int) -> Path:
     return write_jsonl(folder / "data.jsonl", rows)
 
 
+def wide_survey(validation: Validation) -> Survey:
+    """Nine splits with a hundred sources each, and numbers of every size."""
+    values = {number**3: 5 for number in range(1, 400)}
+    spread = distribution(values, values)
+    (split,) = validation.survey.splits
+    sources = tuple(SourceCounts(source=f"{HOSTILE * 9}{index}", labels=split.labels) for index in range(100))
+    wide = replace(
+        split, name=HOSTILE * 9, sources=sources, num_sources=100,
+        completion_length=spread, sample_tokens=spread, pixel_area=spread,
+    )  # fmt: skip
+    return Survey(splits=(wide,) * 9)
+
+
 def hostile_words(rule: object, number: int) -> str:
     return HOSTILE * 100
 
@@ -98,10 +118,12 @@ def test_a_hundred_thousand_findings_over_all_rules_are_a_small_file(words: Word
     validation = full_validation(tmp_path, words=words, pointer=f"/{words(ALL_RULES[0], 1)}")
     names = [f"{HOSTILE * 5}{index}.jsonl" for index in range(500)]
     inputs = tuple(replace(validation.inputs[0], path=name, num_rows=200) for name in names)
-    text = FORMATS["html"](outcome_of(replace(validation, inputs=inputs)))
+    text = FORMATS["html"](outcome_of(replace(validation, inputs=inputs, survey=wide_survey(validation))))
     assert len(text.encode()) < MOST_BYTES
     page = Page(text)
     assert "450 more files" in page.text
+    assert "88 more sources" in page.text
+    assert "6 more splits" in page.text
     for count in validation.counts.values():
         assert f"{count.count:,} finding" in page.text
 
@@ -201,7 +223,7 @@ def test_rules_that_could_not_run_are_there_with_the_reason(tmp_path: Path) -> N
 def test_pictures_are_there_where_they_are_asked_for_and_content_may_be_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = small_images(tmp_path, MOST_PICTURES + 4)
+    data = small_images(tmp_path, 12)
     assert pictures(validate(tmp_path, data)) == []
     assert pictures(validate(tmp_path, data, "--thumbnails", "--redact")) == []
     monkeypatch.setenv("CI", "true")
@@ -210,11 +232,23 @@ def test_pictures_are_there_where_they_are_asked_for_and_content_may_be_shown(
     assert "pictures left out" in page.text
     monkeypatch.delenv("CI")
     shown = pictures(validate(tmp_path, data, "--thumbnails"))
-    assert 0 < len(shown) <= MOST_PICTURES
+    assert len(shown) == 10  # as many as findings are shown
     for picture in shown:
         with Image.open(io.BytesIO(picture)) as image:
             assert image.format == "JPEG"
             assert image.size == (20, 10)
+
+
+def test_there_are_a_few_dozen_pictures_at_most_and_each_image_is_shown_once_a_rule(tmp_path: Path) -> None:
+    data = small_images(tmp_path, MOST_PICTURES + 4)
+    inputs, settings = open_inputs([str(data), str(shutil.copy(data, tmp_path / "again.jsonl"))]), CheckSettings()
+    findings = run(inputs, settings).counts["KTO211"].findings
+    assert len(findings) == 2 * (MOST_PICTURES + 4)
+    assert len(take_pictures([findings], inputs, settings)) == MOST_PICTURES
+    twice = [findings[0], findings[MOST_PICTURES + 4]]
+    assert twice[0].location.path != twice[1].location.path
+    assert len(take_pictures([twice], inputs, settings)) == 1
+    assert len(take_pictures([[twice[0]], [replace(twice[1], code="KTO210")]], inputs, settings)) == 2
 
 
 def test_a_picture_is_small_and_upright_and_says_nothing_of_where_it_was_taken(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kto_data.survey import SourceCounts, SplitSurvey
 from kto_data.triage import hidden_words
 from kto_data.validate import InputCount, RuleCount, Validation
 
-_MOST_SAMPLES = 20  # findings shown of a rule
+_MOST_SAMPLES = 10  # findings shown of a rule
 _SAMPLE_BYTES = 100_000  # of all findings shown, as HTML
 _MARKUP_BYTES = 150  # around the words of one
 _MOST_OF_MESSAGE, _MOST_OF_PLACE = 400, 160  # characters

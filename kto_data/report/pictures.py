@@ -28,7 +28,8 @@ _SIDE = 160  # pixels: some 5 kB
 def take_pictures(
     by_rule: Iterable[Sequence[Finding]], inputs: Sequence[Input], settings: CheckSettings
 ) -> dict[Place, str]:
-    """Pictures for the findings of each rule: the first of every rule, then the second, until there are enough.
+    """Pictures for the findings of each rule: the first of every rule, then the second, until there are enough; each
+    image once a rule.
 
     Of a finding about no image in particular it is the first of its record. Standard input cannot be read again, and
     images below a URL are not fetched a second time: their findings have none.
@@ -42,14 +43,17 @@ def take_pictures(
     settings = replace(settings, images=ImageCheck.HEADER, codes=frozenset(), model=None)
     checked = dict(chain.from_iterable(_read_again(entry, wanted, settings) for entry in inputs))
     pictures: dict[Place, str] = {}
+    seen: set[tuple[str, str]] = set()
     for finding in findings:
         where = finding.location
         record = checked.get((where.path, where.line or 0))
-        if len(pictures) < MOST_PICTURES and record is not None:
-            found = _image_of(record, where.pointer)
-            picture = "" if found is None else _data_uri(found)
-            if picture:
-                pictures[(where.path, where.line, where.pointer)] = picture
+        found = _image_of(record, where.pointer) if record is not None else None
+        if found is None or (finding.code, found.tried) in seen or len(pictures) >= MOST_PICTURES:
+            continue
+        seen.add((finding.code, found.tried))
+        picture = _data_uri(found)
+        if picture:
+            pictures[(where.path, where.line, where.pointer)] = picture
     return pictures
 
 
