@@ -1,9 +1,11 @@
 """How long `ktodata validate` takes against a bare `orjson.loads` loop over the same lines.
 
-    python benchmarks/validate.py [--rows 100000] [--jobs 1,2] [--data REAL.json] [--keep DIR]
+    python -m benchmarks.validate [--rows 100000] [--jobs 1,2] [--data REAL.json] [--peers] [--sourcemeta EXE]
 
-Both are whole processes, start-up included, run by turns; the best of each counts. The rows are written by the script,
-of the lengths of LLaMA-Factory's kto_en_demo; `--data` takes real rows instead and varies each.
+All are whole processes, start-up included, run by turns; the best of each counts, and the most memory that any process
+of it held. The rows are written by the script, of the lengths of LLaMA-Factory's kto_en_demo; `--data` takes real rows
+instead and varies each. `--peers` adds check-jsonschema, `--sourcemeta` the `jsonschema` of npm's
+@sourcemeta/jsonschema: both check the shape of a row and nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ def main() -> None:
     parser.add_argument("--jobs", default="1,2")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data", type=Path, help="a JSON array of real rows to vary")
+    parser.add_argument("--peers", action="store_true", help="measure check-jsonschema too")
+    parser.add_argument("--sourcemeta", type=Path, help="the executable of @sourcemeta/jsonschema, to be measured too")
     parser.add_argument("--keep", type=Path, help="folder for the file of rows; by default a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -40,27 +44,77 @@ def main() -> None:
         write_rows(path, options.rows, options.data)
         print(f"{options.rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB")
         print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} processors")
-        measure(path, [int(jobs) for jobs in options.jobs.split(",")], options.repeats)
+        commands = {"orjson.loads loop": [sys.executable, "-c", BARE, str(path)]}
+        for jobs in options.jobs.split(","):
+            validate = [sys.executable, "-m", "kto_data", "validate", str(path), "--jobs", jobs, "-q", "--exit-zero"]
+            commands[f"ktodata validate --jobs {jobs}"] = validate
+        if options.peers:
+            commands["check-jsonschema"] = check_jsonschema(path, Path(scratch))
+        if options.sourcemeta:
+            schema = write_schema(Path(scratch) / "row.json", ROW_SCHEMA)
+            commands["@sourcemeta/jsonschema"] = [str(options.sourcemeta), "validate", str(schema), str(path)]
+        measure(commands, options.repeats)
 
 
-def measure(path: Path, jobs: list[int], repeats: int) -> None:
-    commands = {"orjson.loads loop": [sys.executable, "-c", BARE, str(path)]}
-    for number in jobs:
-        validate = [sys.executable, "-m", "kto_data", "validate", str(path), "--jobs", str(number), "-q"]
-        commands[f"ktodata validate --jobs {number}"] = [*validate, "--exit-zero"]
+def measure(commands: dict[str, list[str]], repeats: int) -> None:
     best = dict.fromkeys(commands, float("inf"))
+    memory = dict.fromkeys(commands, 0)
     for _ in range(repeats):
         for name, command in commands.items():
-            best[name] = min(best[name], seconds(command))
+            taken, held = run(command)
+            best[name], memory[name] = min(best[name], taken), max(memory[name], held)
     bare = best["orjson.loads loop"]
     for name, taken in best.items():
-        print(f"{name:<28} {taken:6.2f} s   {taken / bare:5.2f} x")
+        print(f"{name:<28} {taken:6.2f} s   {taken / bare:5.2f} x   {memory[name] / 1024:6,.0f} MB")
 
 
-def seconds(command: list[str]) -> float:
+def run(command: list[str]) -> tuple[float, int]:
+    """Seconds that a command takes, and kB that the largest of its processes held."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, command
+    return time.perf_counter() - start, usage.ru_maxrss
+
+
+ROW_SCHEMA = {
+    "type": "object",
+    "required": ["messages", "label"],
+    "additionalProperties": False,
+    "properties": {
+        "messages": {
+            "type": "array",
+            "minItems": 2,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "additionalProperties": False,
+                "properties": {
+                    "role": {"enum": ["system", "user", "assistant", "tool"]},
+                    "content": {"type": "string", "minLength": 1},
+                },
+            },
+        },
+        "label": {"type": "boolean"},
+        "images": {"type": "array", "items": {"type": "string"}},
+    },
+}
+
+
+def check_jsonschema(path: Path, scratch: Path) -> list[str]:
+    """Its command; it reads no JSON lines, so that it gets them as one array."""
+    array = scratch / "rows-array.json"
+    with path.open("rb") as lines, array.open("wb") as file:
+        file.writelines((b"[" if number == 0 else b",") + line for number, line in enumerate(lines))
+        file.write(b"]")
+    schema = write_schema(scratch / "rows.json", {"type": "array", "items": ROW_SCHEMA})
+    return [str(Path(sys.executable).with_name("check-jsonschema")), "--schemafile", str(schema), str(array)]
+
+
+def write_schema(path: Path, schema: dict[str, object]) -> Path:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    path.write_text(json.dumps(schema), encoding="utf-8")
+    return path
 
 
 def write_rows(path: Path, count: int, data: Path | None) -> None:

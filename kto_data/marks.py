@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-_LONG = 1 << 16  # bytes from which numpy is worth the tenth of a second to import it
+_LONG = 1 << 14  # bytes from which numpy is faster
+_MANY = 1 << 25  # bytes to be counted before it is worth the tenth of a second that its import takes
 _QUOTE, _BACKSLASH = b'"\\'
+_counted = 0  # bytes so far, by this process
 
 
 def line_ends(data: bytes) -> list[int]:
@@ -37,7 +39,9 @@ def are_objects_apart(data: bytes, ends: Sequence[int]) -> bool:
 
 def count_delimiters(data: bytes) -> int:
     """The number of quotation marks that begin or end a string, of valid JSON: those that no backslash escapes."""
-    if len(data) < _LONG:
+    global _counted
+    _counted += len(data)
+    if len(data) < _LONG or _counted < _MANY:
         if b"\\\\" in data:  # what escapes a backslash escapes no mark
             data = data.replace(b"\\\\", b"")
         return data.count(b'"') - data.count(b'\\"')

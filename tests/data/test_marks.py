@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -28,12 +29,13 @@ def _num_strings(value: Any) -> int:
     return isinstance(value, str)
 
 
-@pytest.mark.parametrize("long", [0, 1 << 30])
+@pytest.mark.parametrize("least", [0, sys.maxsize])
 @given(value=_JSON, ascii_only=st.booleans())
-def test_each_string_has_two_delimiters(value: Any, ascii_only: bool, long: int) -> None:
+def test_each_string_has_two_delimiters(value: Any, ascii_only: bool, least: int) -> None:
     raw = json.dumps(value, ensure_ascii=ascii_only).encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(marks, "_LONG", long)  # so that few bytes are counted either way
+    with pytest.MonkeyPatch.context() as patch:  # so that few bytes are counted either way
+        patch.setattr(marks, "_LONG", least)
+        patch.setattr(marks, "_MANY", least)
         assert count_delimiters(raw) == 2 * _num_strings(value)
 
 
