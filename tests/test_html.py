@@ -297,3 +297,16 @@ def test_the_same_outcome_is_the_same_file(tmp_path: Path) -> None:
     assert FORMATS["html"](outcome_of(clean_validation(tmp_path))) == FORMATS["html"](
         outcome_of(clean_validation(tmp_path))
     )
+
+
+def test_what_few_samples_seem_to_say_is_called_chance(tmp_path: Path) -> None:
+    assert (
+        "tells the labels apart with AUC 1.00 (no more than by chance)"
+        in Page(FORMATS["html"](outcome_of(clean_validation(tmp_path)))).text
+    )
+    rows = []
+    for index in range(40):
+        answer = {"role": "assistant", "content": "long " * index if index % 2 else f"{index}"}
+        rows.append(make_record(messages=[{"role": "user", "content": "?"}, answer], label=index % 2 == 0))
+    page = validate(tmp_path, write_jsonl(tmp_path / "many.jsonl", rows))
+    assert re.search(r"tells the labels apart with AUC 1.00 \(0.5: not at all, 1: fully\)", page.text)

@@ -14,6 +14,7 @@ from typing import Any
 
 from kto_data.report.outcome import Outcome
 from kto_data.report.page import make_page
+from kto_data.report.stats_text import separation_words
 from kto_data.report.text import cut, printable
 from kto_data.rules.words import counted
 
@@ -35,7 +36,7 @@ def html_report(outcome: Outcome) -> str:
     )
 
     environment.filters.update(number="{:,}".format, name=_name, code=_code)
-    environment.globals.update(counted=counted)
+    environment.globals.update(counted=counted, separation_words=separation_words)
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     return environment.get_template("report.html").render(
         page=make_page(outcome),

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from kto_data.balance import AdmissibleWeights, Verdict
-from kto_data.distribution import Distribution
+from kto_data.distribution import Distribution, Separation
 from kto_data.report.text import Paint, printable, remark_lines
 from kto_data.rules.words import counted
 from kto_data.survey import Frequency, LabelCounts, SplitSurvey, Survey
@@ -31,6 +31,12 @@ def bar(number: int, most: int, width: int) -> str:
     """A bar of blocks; the least that is not nothing is seen."""
     full, eighths = divmod(max(round(8 * width * number / most), 1) if number else 0, 8)
     return "█" * full + (" ▏▎▍▌▋▊▉"[eighths] if eighths else "")
+
+
+def separation_words(separation: Separation) -> str:
+    """How well a number tells the labels apart; of few samples any number seems to."""
+    scale = "0.5: not at all, 1: fully" if separation.exceeds(0.5) else "no more than by chance"
+    return f"tells the labels apart with AUC {separation.strength:.2f} ({scale})"
 
 
 def _split_lines(split: SplitSurvey, paint: Paint, *, advise: bool) -> Iterator[str]:
@@ -111,7 +117,7 @@ def _distribution_lines(title: str, distribution: Distribution, paint: Paint) ->
             yield f"  {name:<28}{least:>10,}{p10:>9,}{p50:>9,}{p90:>9,}{most:>12,}"
     separation = distribution.separation
     if separation is not None:
-        yield f"  tells the labels apart with AUC {separation.strength:.2f} (0.5: not at all, 1: fully)"
+        yield f"  {separation_words(separation)}"
     yield ""
     most = max(max(entry.desirable, entry.undesirable) for entry in distribution.bins)
     yield f"  {'':>17}  {'desirable':<{_HALF_BAR + 10}} {'undesirable'}"
