@@ -72,7 +72,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
 
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Chrome]:
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if browser is None or driver is None:
         pytest.skip(NO_BROWSER)
     options = ChromeOptions()
