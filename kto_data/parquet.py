@@ -1,4 +1,4 @@
-"""Parquet files to records as JSON. The only home of polars for reading."""
+"""Parquet files to records as JSON. The home of polars."""
 
 from __future__ import annotations
 

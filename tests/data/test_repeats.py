@@ -11,7 +11,7 @@ from kto_data.repeats import Keys, Repeated, groups_of_equal
 ALWAYS, NEVER = 0, 10**9
 
 
-@pytest.fixture(params=[ALWAYS, NEVER], ids=["polars", "python"])
+@pytest.fixture(params=[ALWAYS, NEVER], ids=["numpy", "python"])
 def _many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeats, "_MANY", request.param)
 
@@ -21,7 +21,7 @@ def keys(rows: list[int]) -> Keys:
 
 
 pytestmark = pytest.mark.usefixtures("_many")
-TABLE = [[], [7], [7, 7], [1, 2, 1, 3, 2, 1, 2**64 - 1], [2**63, 0, 2**63, 0], [4, 4, 5, 6, 4, 5, 4]]
+TABLE = [[], [7], [7, 7], [1, 2, 1, 3, 2, 1, 2**64 - 1], [2**63, 0, 2**63, 0], [4, 4, 5, 6, 4, 5, 4], [i * i % 17 for i in range(60)]]
 
 
 @pytest.mark.parametrize("rows", TABLE)
