@@ -28,6 +28,8 @@ READ_BYTES = 1 << 17
 # is asked for fresh memory each time, which takes as long as the work itself.
 _BLOCK_BYTES = 96 << 10
 
+_HUGE_BYTES = 1 << 25  # twice what a chunk has: such a one has a huge record
+
 
 class SourceKind(StrEnum):
     """How the records lie in a file."""
@@ -105,6 +107,11 @@ class Chunk:
     payload: bytes | None = None  # the records themselves, where the file cannot be read from the middle
     spans: tuple[json_array.Span, ...] = ()  # of an array: where its records lie
     chosen: frozenset[int] | None = None  # places of the rows to be looked at, 0-based; None is all
+
+    @property
+    def is_huge(self) -> bool:
+        """Whether it takes so much memory that no two should be worked on at the same time."""
+        return self.byte_stop - self.byte_start > _HUGE_BYTES
 
     def lines(self) -> Iterator[Line]:
         """The chunk's records, one by one. Raises `InputError` where the file cannot be read, or has changed."""

@@ -28,6 +28,7 @@ _BACKSLASH = ord("\\")
 _BRACKET = re.compile(rb"[\[\]{}]")
 _BRACKET_OR_COMMA = re.compile(rb"[\[\]{},]")
 _OPENING = (b"[", b"{")
+_PIECE = 256  # bytes looked at in one go: an element may end with the first of them, and the next be as short
 _SHORT = 64  # bytes up to which what stands between two strings is remembered
 
 
@@ -149,8 +150,8 @@ def _element_end(data: bytes, start: int) -> tuple[int, bool]:
     depth, position = 0, start
     find, shapes = data.find, _shapes
     while True:
-        quote = find(b'"', position)
-        between = data[position:quote] if quote >= 0 else data[position:]
+        quote = find(b'"', position, position + _PIECE)
+        between = data[position : quote if quote >= 0 else position + _PIECE]
         lowest, change = shapes.get(between) or _shape(between)
         if depth + lowest > 0:
             depth += change
@@ -169,7 +170,10 @@ def _element_end(data: bytes, start: int) -> tuple[int, bool]:
                 elif mark != b",":
                     depth = max(0, depth - 1)  # a brace too many is part of the element, and no way out of it
         if quote < 0:
-            return len(data), depth == 0
+            position += len(between)
+            if position == len(data):
+                return position, depth == 0
+            continue
         end = find(b'"', quote + 1)
         while end > 0 and data[end - 1] == _BACKSLASH and _is_escaped(data, end):
             end = find(b'"', end + 1)

@@ -127,19 +127,19 @@ class Source:
                     return
                 if len(lines[-1]) >= MAX_LINE_BYTES:
                     raise _not_records(self.path, number + len(lines) - 1, json_array.TOO_LONG)
-                payload = b"".join(lines)
+                payload, num_rows = b"".join(lines), len(lines)
+                lines.clear()  # which may be huge
                 yield Chunk(
                     path=self.path,
                     local=self.local,
                     kind=self.kind,
-                    num_rows=len(lines),
+                    num_rows=num_rows,
                     first_line=number,
                     byte_start=start,
                     byte_stop=start + len(payload),
                     payload=payload,
                 )
-                start, number = start + len(payload), number + len(lines)
-                lines.clear()
+                start, number = start + len(payload), number + num_rows
 
     def _array_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
         line_reached = 1
@@ -148,6 +148,8 @@ class Source:
             while batch := self._batch(records, rows_per_chunk):
                 spans = tuple(span for span, _ in batch)
                 line_reached = spans[-1].line
+                payload = b"".join(raw for _, raw in batch) if self.kind in _COMPRESSED else None
+                batch.clear()  # whose records may be huge
                 yield Chunk(
                     path=self.path,
                     local=self.local,
@@ -156,7 +158,7 @@ class Source:
                     first_line=spans[0].line,
                     byte_start=spans[0].start,
                     byte_stop=spans[-1].stop,
-                    payload=b"".join(raw for _, raw in batch) if self.kind in _COMPRESSED else None,
+                    payload=payload,
                     spans=spans,
                 )
 

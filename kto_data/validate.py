@@ -148,7 +148,10 @@ def validate(
         from kto_data.model_check import the_processor
 
         the_processor(settings.model, settings.trust_remote_code)
-    results = local.run(_check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,))
+    results = local.run(
+        _check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,),
+        is_alone=lambda unit: unit.chunk.is_huge,
+    )  # fmt: skip
     for report in results:
         facts.extend(report.facts)
         entry = read[report.facts.path]

@@ -37,18 +37,21 @@ def run(
     jobs: int,
     initializer: Callable[..., None] | None = None,
     initargs: tuple[object, ...] = (),
+    is_alone: Callable[[Unit], bool] = lambda unit: False,
 ) -> Iterator[Result]:
     """`work(unit)` for each unit, results in the order of the units.
 
     `work`, `initializer` and all values that pass must be picklable where `jobs > 1`; with one job all runs in this
-    process. `initializer(*initargs)` runs once a process, before its first unit. An exception of `work` is raised
-    here, in the place of that unit's result. Raises `InputError` when a worker process dies.
+    process. `initializer(*initargs)` runs once a process, before its first unit. While a unit that `is_alone` is worked
+    on, no other is, nor is one drawn: two of them would fill the memory. An exception of `work` is raised here, in the
+    place of that unit's result. Raises `InputError` when a worker process dies.
     """
     assert jobs >= 1
     units = iter(units)
-    first = list(itertools.islice(units, 2))
-    units = itertools.chain(first, units)
-    if jobs == 1 or len(first) < 2:  # starting a process costs more than one unit is worth
+    first = list(itertools.islice(units, 2 if jobs > 1 else 0))  # with one job, no more is held than is worked on
+    is_short = len(first) < 2
+    units = itertools.chain((first.pop(0) for _ in range(len(first))), units)
+    if is_short:  # starting a process costs more than one unit is worth
         if initializer is not None:
             initializer(*initargs)
         yield from map(work, units)
@@ -64,8 +67,11 @@ def run(
     is_done = False
     try:
         for unit in units:
+            most = 0 if is_alone(unit) else jobs + _UNITS_AHEAD
+            while pending and not most:
+                yield pending.popleft().result()
             pending.append(pool.submit(work, unit))
-            if len(pending) > jobs + _UNITS_AHEAD:
+            while len(pending) > most:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

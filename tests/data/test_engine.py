@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +88,29 @@ def test_a_single_unit_runs_in_this_process() -> None:
 
 def _process(unit: int) -> int:
     return os.getpid()
+
+
+def test_a_unit_that_is_alone_is_worked_on_while_no_other_is(tmp_path: Path) -> None:
+    """Each unit leaves a file while it is worked on, and says which ones it saw."""
+    drawn: list[int] = []
+
+    def units() -> Iterator[tuple[str, int]]:
+        for unit in range(8):
+            drawn.append(unit)
+            yield str(tmp_path), unit
+
+    results = local.run(_see, units(), jobs=2, is_alone=lambda unit: unit[1] in (3, 4))
+    for unit, seen in enumerate(results):
+        if unit in (3, 4):
+            assert seen == [str(unit)]
+            assert drawn[-1] == unit
+    assert drawn == list(range(8))
+
+
+def _see(unit: tuple[str, int]) -> list[str]:
+    mine = Path(unit[0], str(unit[1]))
+    mine.touch()
+    time.sleep(0.05)
+    seen = os.listdir(unit[0])
+    mine.unlink()
+    return seen

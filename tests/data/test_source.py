@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kto_data import json_array
 from kto_data.chunk import Line, SourceKind
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
@@ -315,3 +317,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_input_error(tmp_path: Path) 
     path.write_bytes(b"1\n")
     with pytest.raises(InputError, match="changed while it was read"):
         list(chunk.lines())
+
+
+@pytest.mark.parametrize("element", [b"", b"1", b"[]", b"{}", b"tru"])
+def test_an_array_without_strings_is_read_in_time_that_grows_with_its_size(element: bytes) -> None:
+    """Each element once took as long as a megabyte of those behind it."""
+    started = time.process_time()
+    found = list(json_array.spans(io.BytesIO(b"[" + (element + b",") * 100_000 + b"1]")))
+    assert len(found) == 100_001
+    assert time.process_time() - started < 20
