@@ -23,7 +23,10 @@ os.environ.update(
     MPLBACKEND="Agg",
     PYTHONPATH=os.pathsep.join(filter(None, [str(_INTERPRETER), os.environ.get("PYTHONPATH")])),
 )
-for _name in ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"):
+for _name in (
+    *("CI", "CI_PROJECT_DIR", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"),
+    *("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"),
+):
     os.environ.pop(_name, None)
 
 sys.path.insert(0, str(_INTERPRETER))

@@ -92,9 +92,17 @@ def make_outcome(
         ),
         wants_pictures=settings.thumbnails,
         pictures=pictures,
+        root=_checkout(),
         run=RunInfo(command=("ktodata", *sys.argv[1:])),
         digests=digests,
     )
+
+
+def _checkout() -> Path:
+    """Where a code host starts its paths: its checkout, where this is a run of one, and else the current folder."""
+    folder = Path.cwd()
+    checkouts = (os.environ.get(name) for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"))
+    return next((Path(root) for root in checkouts if root and folder.is_relative_to(root)), folder)
 
 
 def write_reports(outcome: Outcome, planned: Sequence[tuple[str, Path]]) -> None:

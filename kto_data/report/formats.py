@@ -62,7 +62,7 @@ def _json_lines(outcome: Outcome) -> str:
 
 
 def _github(outcome: Outcome) -> str:
-    return _joined(annotate(outcome.validation))
+    return _joined(annotate(outcome.validation, outcome.relative))
 
 
 def _html(outcome: Outcome) -> str:

@@ -6,7 +6,7 @@ rest stand in the log, and the tenth annotation says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 from kto_data.finding import Severity
@@ -19,9 +19,9 @@ _LINES_NAMED = 5
 _MOST_OF_A_KIND = 10
 
 
-def annotate(validation: Validation) -> Iterator[str]:
+def annotate(validation: Validation, name: Callable[[str], str] = str) -> Iterator[str]:
     """A line for each rule that found something, the worst first: of each severity the first ones as workflow
-    commands, the others for the log."""
+    commands, the others for the log. `name`: a path as the code host has it."""
     for severity, group in groupby(validation.worst_first(), key=lambda count: count.severity):
         counts = list(group)
         further = counts[_MOST_OF_A_KIND:]
@@ -30,19 +30,19 @@ def annotate(validation: Validation) -> Iterator[str]:
             if further and index == _MOST_OF_A_KIND - 1:
                 rules = counted(len(further), "more rule")
                 message += f" (and {rules} of severity {severity.value}: see the log or the step summary)"
-            yield _command(count, message)
+            yield _command(count, message, name)
         for count in further:
             yield _log_line(count)
 
 
-def _command(count: RuleCount, message: str) -> str:
+def _command(count: RuleCount, message: str, name: Callable[[str], str]) -> str:
     location = count.findings[0].location
     properties = {
-        "file": location.path,
+        "file": name(location.path),
         "line": "" if location.line is None else str(location.line),
         "title": f"{count.rule.code} {count.rule.name}",
     }
-    given = ",".join(f"{name}={_escape_property(value)}" for name, value in properties.items() if value)
+    given = ",".join(f"{key}={_escape_property(value)}" for key, value in properties.items() if value)
     return f"::{_COMMANDS[count.severity]} {given}::{_escape_data(message)}"
 
 

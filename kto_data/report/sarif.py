@@ -17,6 +17,7 @@ from kto_data.rules.base import AnyRule
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _MOST_RESULTS = 5_000
+_OF_URLS = "/:?#[]@!$&'()*+,;=%"  # what a URL is made of besides letters (RFC 3986)
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
@@ -61,7 +62,7 @@ def _rule(outcome: Outcome, rule: AnyRule) -> dict[str, Any]:
 def _result(outcome: Outcome, finding: Finding, column: int | None, index: int | None) -> dict[str, Any]:
     where = finding.location
     path = outcome.relative(where.path)
-    uri = path if "://" in path else quote(path)
+    uri = quote(path, safe=_OF_URLS) if "://" in path else quote(path)
     physical: dict[str, Any] = {"artifactLocation": {"uri": uri}}
     if where.line is not None:
         physical["region"] = {"startLine": where.line, **({"startColumn": column} if column else {})}

@@ -85,6 +85,37 @@ def test_sarif_is_what_the_official_schema_says_of_real_data(tmp_path: Path) -> 
     assert all(place.isascii() and " " not in place for place in places)
 
 
+def test_a_url_in_sarif_is_a_url(outcomes: dict[str, Outcome]) -> None:
+    (run,) = sarif(renamed(outcomes["hostile"], "memory://bucket/a b/ü.jsonl?x=1%20"))["runs"]
+    places = {result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in run["results"]}
+    assert places == {"memory://bucket/a%20b/%C3%BC.jsonl?x=1%20"}
+
+
+def renamed(outcome: Outcome, path: str) -> Outcome:
+    """The same, found in another file."""
+    counts = {}
+    for code, count in outcome.validation.counts.items():
+        findings = [replace(f, location=replace(f.location, path=path)) for f in count.findings[:2]]
+        counts[code] = replace(count, findings=findings)
+    return replace(outcome, validation=replace(outcome.validation, counts=counts))
+
+
+@pytest.mark.parametrize("host", ["GITHUB_WORKSPACE", "CI_PROJECT_DIR"])
+def test_paths_start_where_the_checkout_does(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "repo" / "data" / "a.jsonl", [make_record(label="x")])
+    monkeypatch.setenv(host, str(tmp_path / "repo"))
+    monkeypatch.chdir(tmp_path / "repo" / "data")
+    command = ["validate", "./a.jsonl", "-q", "--output-format", "github", "--report", f"sarif:{tmp_path / 'report'}"]
+    assert main(command) == 1
+    assert "::error file=data/a.jsonl,line=1," in capsys.readouterr().out
+    assert '"uri": "data/a.jsonl"' in (tmp_path / "report").read_text()
+    monkeypatch.setenv(host, str(tmp_path / "elsewhere"))
+    assert main(command) == 1
+    assert "::error file=a.jsonl,line=1," in capsys.readouterr().out
+
+
 def test_sarif_has_no_more_results_than_code_hosts_show_the_worst_first(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["full"]
     (run,) = sarif(outcome)["runs"]
