@@ -16,8 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 from conftest import TinyModel, make_image, make_record, write_jsonl
+from hypothesis import given
 from outcomes import HOSTILE, Words, clean_validation, full_validation, outcome_of, plain_words
 from PIL import Image
 
@@ -27,9 +29,10 @@ from kto_data.distribution import distribution
 from kto_data.inputs import open_inputs
 from kto_data.report.formats import FORMATS
 from kto_data.report.pictures import MOST_PICTURES, take_pictures
+from kto_data.report.text import printable
 from kto_data.rules import ALL_RULES
 from kto_data.survey import SourceCounts, Survey
-from kto_data.validate import Validation
+from kto_data.validate import RuleCount, Validation
 from kto_data.validate import validate as run
 
 MOST_BYTES = 300_000
@@ -310,3 +313,24 @@ def test_what_few_samples_seem_to_say_is_called_chance(tmp_path: Path) -> None:
         rows.append(make_record(messages=[{"role": "user", "content": "?"}, answer], label=index % 2 == 0))
     page = validate(tmp_path, write_jsonl(tmp_path / "many.jsonl", rows))
     assert re.search(r"tells the labels apart with AUC 1.00 \(0.5: not at all, 1: fully\)", page.text)
+
+
+@pytest.fixture(scope="module")
+def one_finding(tmp_path_factory: pytest.TempPathFactory) -> Validation:
+    return full_validation(tmp_path_factory.mktemp("data"), 500)
+
+
+@given(st.text(max_size=200), st.text(max_size=200), st.text(max_size=100), st.text(min_size=1, max_size=100))
+def test_whatever_is_found_is_shown_as_text(
+    one_finding: Validation, message: str, pointer: str, record_id: str, path: str
+) -> None:
+    (count,) = [count for code, count in one_finding.counts.items() if code == "KTO305"]
+    (finding, *_) = count.findings
+    where = replace(finding.location, path=path, pointer=pointer)
+    found = RuleCount(count.rule)
+    found.add(replace(finding, message=message, record_id=record_id, location=where))
+    page = Page(FORMATS["html"](outcome_of(replace(one_finding, counts={"KTO305": found}))))
+    assert page.open == []
+    assert len(page.all("script")) == len(page.all("style")) == 1
+    assert page.all("img") == []
+    assert " ".join(printable(message.encode("utf-8", "backslashreplace").decode()).split()) in page.text
