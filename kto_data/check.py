@@ -241,7 +241,9 @@ def note(checked: CheckedLine, facts: ChunkFacts, codes: frozenset[str] = frozen
                 facts.add_image(record.label, found.header.pixels)
         if not codes.isdisjoint(_CODES_OF_FILES):
             for found in sample.probes:
-                content = file_digest(found.tried) if found.status is ProbeStatus.OK else None
+                # Without a header nobody has looked at the file: it may be none, or lie outside the root.
+                is_seen = found.status is ProbeStatus.OK and found.header is not None
+                content = file_digest(found.tried) if is_seen else None
                 if content is not None:
                     place = (checked.line.number, checked.line.path)
                     facts.add_file(found.tried, ImageFile(content, found.given, *place))

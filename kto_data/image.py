@@ -21,7 +21,7 @@ from enum import StrEnum
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -36,6 +36,7 @@ BOMB_PIXELS = 89_478_485
 one. As RGB that is 256 MiB, so that two processes stay well under a gigabyte."""
 
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 _TRANSPOSING_ORIENTATIONS = frozenset({5, 6, 7, 8})
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW  # what was looked at, should it have changed
@@ -245,15 +246,24 @@ def read_header(file: IO[bytes], num_bytes: int) -> ImageHeader:
     `PIL.UnidentifiedImageError` for what is no image, and what Pillow raises on damaged headers.
     """
     with _without_bomb_limit(), Image.open(file) as image:
+        width, height = _stored_size(image)
         facts = HeaderFacts(
             format=image.format or "",
             mode=image.mode,
-            width=image.width,
-            height=image.height,
+            width=width,
+            height=height,
             orientation=_orientation(image, may_decode=not _is_turned_in_front(image, file)),
             has_transparency="A" in image.mode or "transparency" in image.info,
         )
         return _upright(facts, num_frames=getattr(image, "n_frames", 1), num_bytes=num_bytes)
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before the orientation is applied: Pillow turns the size of a TIFF when it opens it."""
+    if image.format != "TIFF":
+        return image.size
+    tags = cast(Any, image).tag_v2
+    return tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
 
 
 def _is_turned_in_front(image: Image.Image, file: IO[bytes]) -> bool:

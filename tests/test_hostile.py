@@ -32,9 +32,29 @@ def test_lines_hold_the_laws(raw: bytes) -> None:
             laws.hold_line_laws(raw, layout, every_rule=every_rule)
 
 
+_FILES = {
+    "a NUL in a path, where images are not looked at": (
+        b'{"messages": [{"role": "user", "content": "<image>Q"}, {"role": "assistant", "content": "A"}],'
+        b' "label": true, "images": ["\\u0000"]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+@pytest.mark.parametrize("data", _FILES.values(), ids=_FILES.keys())
+def test_files_hold_the_laws(data: bytes, kind: str, tmp_path: Path) -> None:
+    laws.hold_file_laws(data, kind, tmp_path)
+
+
 _IMAGES = {
     "a second frame cut in its header": (
         "R0lGODdhBwAFAIEAAAAAAAAAAAAAAAAAACwAAAAABwAFAAAIDAABCBxIsKDBgwcDAgAh+QQBAAABACwAAAAABw=="
+    ),
+    "a turned TIFF": (
+        "SUkqAAgAAAALAAABBAABAAAABwAAAAEBBAABAAAABQAAAAIBAwADAAAAkgAAAAMBAwABAAAAAQAAAAYBAwABAAAAAgAAABEBBAAB"
+        "AAAAmAAAABIBAwABAAAABgAAABUBAwABAAAAAwAAABYBBAABAAAABQAAABcBBAABAAAAaQAAABwBAwABAAAAAQAAAAAAAAAIAAgA"
+        "CAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
     ),
 }
 
@@ -95,13 +115,15 @@ print(json.dumps([code, [[event, path if not isinstance(path, bytes) else path.d
 @pytest.mark.parametrize(
     "command",
     [
+        ["validate", "--images", "off", "--select", "KTO"],
+        ["validate", "--images", "stat", "--select", "KTO"],
         ["validate", "--images", "header"],
         ["validate", "--images", "decode", "--select", "KTO", "--report", "html:report.html", "--thumbnails"],
         ["validate", "--fix", "--unsafe-fixes", "--out", "out.jsonl", "--rejects", "rejects.jsonl"],
         ["convert", "--output", "out.jsonl", "--rejects", "rejects.jsonl"],
         ["stats"],
     ],
-    ids=lambda command: " ".join(command[:3]),
+    ids=" ".join,
 )
 def test_nothing_outside_the_root_is_opened_and_nothing_is_fetched(command: list[str], tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
@@ -113,7 +135,7 @@ def test_nothing_outside_the_root_is_opened_and_nothing_is_fetched(command: list
     assert code in (0, 1), run.stderr
     assert [str(data.resolve()), True] in [[path, event == "open"] for event, path in seen]
     assert ([str(root.resolve() / "good.png"), True] in [[path, event == "open"] for event, path in seen]) == (
-        command[0] != "convert"
+        command[0] != "convert" and not {"off", "stat"} & set(command)
     )
     beyond = [str(outside.resolve()), "/dev/zero", "/dev/stdin", "/proc/self/mem", "/etc/passwd"]
     for event, path in seen:

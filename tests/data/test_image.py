@@ -30,7 +30,7 @@ def status_of(given_path: str, root: Path, check: ImageCheck = ImageCheck.HEADER
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
 def test_the_header_has_the_size_of_the_upright_image(tmp_path: Path, orientation: int, suffix: str) -> None:
     path = make_image(tmp_path / f"a.{suffix}", 60, 20, orientation=orientation)
     header = probe(path.name, tmp_path.resolve(), ImageCheck.HEADER).header
