@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+FUZZ_SECONDS := 600
 TORCHVISION := 0.28.0
 PYLINT_SARIF := 0.2.1
 SOURCES := kto_data kto_train tests examples benchmarks docs cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format generated bench clean
+.PHONY: help install demo test check lint format generated bench fuzz clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -67,5 +68,14 @@ bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.preprocess
 
+# Needs more than `make install`: the group `fuzz` has no wheel for every platform. A find stays in fuzz-out/ and stops
+# its target; whatever was found before, the next target is run.
+fuzz: install  ## search for bytes that break the laws, FUZZ_SECONDS a target (600)
+	$(PIP) install --quiet --group fuzz
+	mkdir -p fuzz-out
+	cd fuzz-out && for target in lines files images; do \
+	  ../$(BIN)/python ../tests/fuzz/fuzz.py $$target corpus-$$target -max_total_time=$(FUZZ_SECONDS) || found=1; \
+	done; test -z "$$found"
+
 clean:  ## remove all that make made
-	rm -rf $(VENV) demo-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-out fuzz-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -142,3 +142,20 @@ def test_nothing_outside_the_root_is_opened_and_nothing_is_fetched(command: list
         assert event.split(".")[0] not in ("socket", "subprocess"), event
         assert path is None or not any(path == place or path.startswith(f"{place}/") for place in beyond), path
         assert path is None or Path(path).name not in ("fifo.png", "loop.png", "one.png", "two.png")
+
+
+def test_many_large_images_are_decoded_in_the_memory_of_a_few(tmp_path: Path) -> None:
+    """Each of them takes 48 MiB as RGB."""
+    make_image(tmp_path / "0.jpg", 4_096, 4_096)
+    for index in range(1, 16):
+        os.link(tmp_path / "0.jpg", tmp_path / f"{index}.jpg")
+    write_jsonl(tmp_path / "data.jsonl", [json.dumps(text(f"{index}.jpg")).encode() for index in range(16)])
+    program = (
+        "import resource, sys; from kto_data.cli import main; code = main(sys.argv[1:]); "
+        "print(code, sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, -1)))"  # -1: children
+    )
+    command = [sys.executable, "-c", program, "validate", "data.jsonl", "--images", "decode", "-q", "-o", os.devnull]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    code, kibibytes = map(int, run.stdout.split())
+    assert code == 0
+    assert kibibytes < 400 * 1024
