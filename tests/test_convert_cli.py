@@ -100,6 +100,8 @@ def test_an_output_without_a_row_is_not_written(capsys: pytest.CaptureFixture[st
     write_jsonl(Path("data.jsonl"), [b"{"])
     assert convert("data.jsonl", "--output", "out.jsonl", "--rejects", "rejects.jsonl") == 1
     assert os.listdir() == ["data.jsonl"]
+    assert convert(str(write_jsonl(Path("blank.jsonl"), [b"", b" "])), "--output", "out.jsonl") == 2
+    assert not Path("out.jsonl").exists()
     assert "nothing is written: 1 row has errors, of 1 (KTO101 1)" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, as_finding
 from kto_data.chunk import Line
 from kto_data.clean import Gate
+from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck
@@ -51,7 +52,7 @@ def rewrite(
 
     A row with errors goes to `rejects`; without them it is in the numbers alone. With `keep_errors` it is written as
     far as it goes, unless it cannot be read at all. Image files are not looked at. Raises `InputError` where a file
-    cannot be read.
+    cannot be read, or there is no row at all.
     """
     done = Rewriting()
     for entry in inputs:
@@ -62,6 +63,8 @@ def rewrite(
                 if errors:
                     listen(errors)
             progress(done.num_rows)
+    if not done.num_rows:
+        raise InputError("there are no rows, only blank lines", hint="check that whatever wrote the data was finished")
     assert rejects is None or done.num_written + done.num_rejected == done.num_rows, "rows are lost"
     return done
 
