@@ -21,7 +21,15 @@ def keys(rows: list[int]) -> Keys:
 
 
 pytestmark = pytest.mark.usefixtures("_many")
-TABLE = [[], [7], [7, 7], [1, 2, 1, 3, 2, 1, 2**64 - 1], [2**63, 0, 2**63, 0], [4, 4, 5, 6, 4, 5, 4], [i * i % 17 for i in range(60)]]
+TABLE = [
+    [],
+    [7],
+    [7, 7],
+    [1, 2, 1, 3, 2, 1, 2**64 - 1],
+    [2**63, 0, 2**63, 0],
+    [4, 4, 5, 6, 4, 5, 4],
+    [i * i % 17 for i in range(60)],
+]
 
 
 @pytest.mark.parametrize("rows", TABLE)
