@@ -41,6 +41,7 @@ _TRANSPOSING_ORIENTATIONS = frozenset({5, 6, 7, 8})
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW  # what was looked at, should it have changed
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+_GIF_SCREEN = struct.Struct("<6xHH")  # the size of the canvas, behind the signature
 _SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that saving as JPEG may add
 END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
 
@@ -245,7 +246,29 @@ def read_header(file: IO[bytes], num_bytes: int) -> ImageHeader:
     No pixel is decoded, save of a PNG that is no bomb and has metadata behind its pixels. Raises
     `PIL.UnidentifiedImageError` for what is no image, and what Pillow raises on damaged headers.
     """
-    with _without_bomb_limit(), Image.open(file) as image:
+    head = file.read(_GIF_SCREEN.size)
+    file.seek(0)
+    if head.startswith(b"GIF8"):
+        try:
+            with _bomb_limit(BOMB_PIXELS // 2):  # Pillow draws frames as it opens them, up to twice its limit
+                return _open_header(file, num_bytes)
+        except Image.DecompressionBombError:
+            return _bomb_header(head, num_bytes)
+    with _bomb_limit(None):
+        return _open_header(file, num_bytes)
+
+
+def _bomb_header(head: bytes, num_bytes: int) -> ImageHeader:
+    """The header of a GIF that is too large to be opened. Raises ValueError where only a frame of it is."""
+    width, height = _GIF_SCREEN.unpack(head)
+    if width * height <= BOMB_PIXELS:
+        raise ValueError(f"a frame of it has more than {BOMB_PIXELS:,} pixels")
+    facts = HeaderFacts(format="GIF", mode="P", width=width, height=height, orientation=1, has_transparency=False)
+    return _upright(facts, num_frames=1, num_bytes=num_bytes)
+
+
+def _open_header(file: IO[bytes], num_bytes: int) -> ImageHeader:
+    with Image.open(file) as image:
         width, height = _stored_size(image)
         facts = HeaderFacts(
             format=image.format or "",
@@ -375,9 +398,10 @@ def _tail(descriptor: int, num_bytes: int) -> bytes:
 
 
 @contextmanager
-def _without_bomb_limit() -> Iterator[None]:
-    """Opens headers of any size: the limit is ours (`BOMB_PIXELS`), and nothing is decoded here."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _bomb_limit(pixels: int | None) -> Iterator[None]:
+    """Opens headers of any size, or of `pixels` with Pillow's own limit: ours (`BOMB_PIXELS`) comes afterwards, and
+    nothing is decoded here."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -149,3 +149,20 @@ def test_a_bomb_is_judged_by_its_header_and_never_decoded(tmp_path: Path) -> Non
     assert found.status is ProbeStatus.OK
     assert found.header is not None
     assert found.header.pixels > BOMB_PIXELS
+
+
+def test_a_gif_is_not_drawn_where_it_or_a_frame_of_it_is_a_bomb(tmp_path: Path) -> None:
+    """Pillow draws the first frame of a GIF as it opens it, however far it goes beyond the canvas."""
+    small = make_image(tmp_path / "a.gif", 8, 8).read_bytes()
+    frame = small.index(b",\0\0\0\0\x08\0\x08\0")
+    huge = b"\xff\xff\xff\xff"
+    (tmp_path / "canvas.gif").write_bytes(small[:6] + huge + small[10:])
+    seen = probe("canvas.gif", tmp_path.resolve(), ImageCheck.DECODE)
+    assert seen.header is not None
+    assert (seen.header.width, seen.header.height) == (65_535, 65_535)
+    disposal = b"!\xf9\x04\x08\0\0\0\0"
+    (tmp_path / "frame.gif").write_bytes(
+        small[:frame] + disposal + small[frame : frame + 5] + huge + small[frame + 9 :]
+    )
+    seen = probe("frame.gif", tmp_path.resolve(), ImageCheck.DECODE)
+    assert (seen.status, seen.detail) == (ProbeStatus.UNREADABLE, "a frame of it has more than 89,478,485 pixels")
