@@ -302,7 +302,9 @@ def _decompressing(path: str, line_reached: Callable[[], int]) -> Iterator[None]
 def _not_found(path: str) -> InputError:
     near = []
     with suppress(OSError, ValueError):
-        near = difflib.get_close_matches(Path(path).name, os.listdir(Path(path).parent), n=1)
+        name, names = Path(path).name, os.listdir(Path(path).parent)
+        near = [other for other in names if other.lower() == name.lower()]
+        near = near or difflib.get_close_matches(name, names, n=1)
     return InputError(
         f"{path} does not exist", hint=f"did you mean {Path(path).with_name(near[0])}?" if near else "check the path"
     )

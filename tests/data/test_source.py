@@ -256,6 +256,12 @@ def _written(name: str, data: bytes) -> Any:
     return write
 
 
+def _in_other_case(folder: Path) -> Path:
+    for name in ("a", "d", "n"):
+        (folder / f"{name}.jsonl").touch()
+    return folder / "D.jsonl"
+
+
 def _fifo(folder: Path) -> Path:
     os.mkfifo(folder / "pipe.jsonl")
     return folder / "pipe.jsonl"
@@ -278,6 +284,7 @@ _GZIPPED = gzip.compress(b"\n".join(str(i * 7919 % 10007).encode() for i in rang
     ("make", "what", "hint"),
     [
         (_missing, "{path} does not exist", "did you mean {folder}/train.jsonl?"),
+        (_in_other_case, "{path} does not exist", "did you mean {folder}/d.jsonl?"),
         (_directory, "{path} is a directory", "name its data files one by one"),
         (_fifo, "{path} is not a regular file", "pipe it in and read standard input: `-`"),
         (_written("rows.csv", b"a"), "{path}: unknown kind of file '.csv'", None),
