@@ -159,6 +159,15 @@ def test_a_diff_names_its_file_as_patch_reads_it(data: Path, name: str, capfdbin
     assert not Path("rejects.jsonl").exists()
 
 
+def test_a_diff_is_summed_up_and_nothing_is_written(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = data.read_bytes()
+    assert main(["validate", "data.jsonl", "--fix", "--diff", "--out", "out.jsonl", "--rejects", "rejects.jsonl"]) == 1
+    told = "2 findings (KTO101 1, KTO402 1) would be mended, and 1 row would go; nothing is written"
+    assert told in capsys.readouterr().err
+    assert os.listdir() == ["data.jsonl"]
+    assert data.read_bytes() == before
+
+
 @pytest.mark.parametrize("command", [["validate"], ["validate", "--fix", "--out", "-"], ["validate", "--diff"]])
 def test_output_that_does_not_fit_is_no_bug_and_a_reader_that_goes_no_error(data: Path, command: list[str]) -> None:
     program = [sys.executable, "-m", "kto_data", *command, "data.jsonl"]

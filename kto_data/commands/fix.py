@@ -92,7 +92,13 @@ def fixing(
 
 
 def show_diff(
-    inputs: Sequence[Input], check: CheckSettings, options: FixOptions, *, make_triage: Callable[[], Triage], jobs: int
+    inputs: Sequence[Input],
+    check: CheckSettings,
+    options: FixOptions,
+    *,
+    make_triage: Callable[[], Triage],
+    jobs: int,
+    say: Say,
 ) -> bool:
     """Print what would be done to each file; whether that is anything."""
     from kto_data.mend.lines import unified_diff
@@ -108,6 +114,9 @@ def show_diff(
         for file in changed:
             sys.stdout.buffer.writelines(unified_diff(file.original.source, file.now.source, file.lines))
         sys.stdout.buffer.flush()
+    gone = sum(len(file.rejected) for file in mending.files)
+    rejected = f", and {gone:,} {'row' if gone == 1 else 'rows'} would go" if gone else ""
+    say(f"{_findings(mending)} would be mended{rejected}; nothing is written")
     return bool(changed)
 
 
@@ -155,9 +164,7 @@ def _account(mending: Mending, counts: RowCounts, outlet: Outlet) -> Iterator[st
     """What was done, where the rows are, and what more could be done."""
     from kto_data.rules.base import Fix
 
-    number = mending.mended.total()
-    by_rule = ", ".join(f"{code} {count:,}" for code, count in sorted(mending.mended.items()))
-    yield f"mended {number:,} {'finding' if number == 1 else 'findings'}{f' ({by_rule})' if by_rule else ''}"
+    yield f"mended {_findings(mending)}"
     blank = f", and {counts.blank:,} blank {'line' if counts.blank == 1 else 'lines'} gone" if counts.blank else ""
     rejects = f" (in {outlet.rejects})" if outlet.rejects is not None else ""
     yield f"{counts.kept:,} rows kept + {counts.rejected:,} rejected{rejects} = {counts.read:,} read{blank}"
@@ -166,3 +173,9 @@ def _account(mending: Mending, counts: RowCounts, outlet: Outlet) -> Iterator[st
         yield f"{unsafe:,} more can be mended with --unsafe-fixes, which change what rows say"
     if goes:
         yield f"{goes:,} more would be gone if their rows went: --rejects FILE keeps them there"
+
+
+def _findings(mending: Mending) -> str:
+    number = mending.mended.total()
+    by_rule = ", ".join(f"{code} {count:,}" for code, count in sorted(mending.mended.items()))
+    return f"{number:,} {'finding' if number == 1 else 'findings'}{f' ({by_rule})' if by_rule else ''}"

@@ -162,7 +162,7 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
         ).triage
 
     if fixes.diff:
-        return ExitCode(show_diff(inputs, check, fixes, make_triage=make_triage, jobs=jobs))
+        return ExitCode(show_diff(inputs, check, fixes, make_triage=make_triage, jobs=jobs, say=say))
     with fixing(inputs, check, fixes, reports, make_triage=make_triage, jobs=jobs, say=say) as fixed:
         return _report(fixed.inputs, fixed.check, effective, write_baseline, jobs, say, to_stderr=fixes.to_stdout)
 
