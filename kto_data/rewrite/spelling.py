@@ -86,7 +86,8 @@ def _changes(row: Row, value: dict[str, Any], given: dict[str, Any], layout: Lay
         yield ChangeKind.FORMAT, f"{row.format} -> {Format.MESSAGES}"
     for column, field in _columns(row, value, given):
         yield ChangeKind.COLUMN, f"{column} -> {field}"
-    for index, message in enumerate(value.get("messages") or ()):
+    messages = value.get("messages")
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, dict):
             yield from _message_changes(row, index, message, given)
     if layout.mapped_only:

@@ -183,3 +183,11 @@ def test_a_row_that_is_canonical_keeps_its_bytes(tmp_path: Path) -> None:
     lines, done = converted(open_inputs([str(write_jsonl(tmp_path / "data.jsonl", [row]))]))
     assert lines == [row + b"\n"]
     assert not done.changes
+
+
+@pytest.mark.parametrize("messages", [True, 5, 1e300, 2**64, "text", {}, [5], None])
+def test_messages_that_are_no_list_are_written_as_they_are(messages: Any, tmp_path: Path) -> None:
+    row = {"conversations": messages, "kto_tag": True}
+    lines, done = converted(open_inputs([str(write_jsonl(tmp_path / "data.jsonl", [row]))]), keep_errors=True)
+    assert done.num_with_errors == 1
+    assert [json.loads(line) for line in lines] == [{"messages": messages, "label": True}]
