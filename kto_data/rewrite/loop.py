@@ -103,8 +103,8 @@ class _Writer:
         done.num_with_errors += bool(errors)
         done.error_codes.update({finding.code for finding in errors})
         rows = read_rows(line, self._layout)
-        if not errors or (self._keep_errors and _is_readable(rows)):
-            spelling = respell(rows, self._layout)
+        spelling = respell(rows, self._layout) if not errors or (self._keep_errors and _is_readable(rows)) else None
+        if spelling is not None and (not errors or _is_read_as_written(spelling.lines)):
             done.changes.update(spelling.changes)
             done.has_images |= any(row.image_paths for row in rows)
             self._write(spelling.lines)
@@ -128,6 +128,15 @@ def _errors(checked: CheckedLine) -> list[Finding]:
         defect = Defect('the row has images, but the column mapping names no images column: add "images": "images"')
         errors.append(as_finding(unmapped_images, defect, location, read_rows(line, Layout())[0]))
     return errors
+
+
+def _is_read_as_written(lines: Sequence[bytes]) -> bool:
+    """Whether the lines of a row with errors are canonical, and still have them: what is missing from one format may
+    make the rest of the row a record of another."""
+    checker = LineChecker(Layout(), CheckSettings(images=ImageCheck.OFF))
+    again = [Line("", 1, 0, line) for line in lines]
+    are_canonical = all(respell(read_rows(line, Layout()), Layout()).lines == (line.raw,) for line in again)
+    return are_canonical and any(_errors(checker.check(line)) for line in again)
 
 
 def _is_readable(rows: Sequence[Row]) -> bool:

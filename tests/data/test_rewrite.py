@@ -191,3 +191,16 @@ def test_messages_that_are_no_list_are_written_as_they_are(messages: Any, tmp_pa
     lines, done = converted(open_inputs([str(write_jsonl(tmp_path / "data.jsonl", [row]))]), keep_errors=True)
     assert done.num_with_errors == 1
     assert [json.loads(line) for line in lines] == [{"messages": messages, "label": True}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": make_record()["messages"], "label": True},  # without the completion
+        {"output": "A", "rejected": "B", "images": ["a.png"]},  # alpaca, and then one side of a pair
+    ],
+)
+def test_a_row_that_would_be_read_as_another_is_not_written(row: dict[str, Any], tmp_path: Path) -> None:
+    lines, done = converted(open_inputs([str(write_jsonl(tmp_path / "data.jsonl", [row]))]), keep_errors=True)
+    assert lines == []
+    assert (done.num_rows, done.num_written, done.num_with_errors) == (1, 0, 1)
