@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from kto_data import __version__
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
-from kto_data.chunk import Chunk, Line
+from kto_data.chunk import Line
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, Refused
 from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, PixelBudget
-from kto_data.manifest import Shard
+from kto_data.manifest import FORMAT_VERSION, fingerprint
 from kto_data.model_check import RECORDS_AT_ONCE, as_sample, batches, refusal
 from kto_data.policy import Invalid, TooLong
-from kto_data.processor import load_processor
+from kto_data.processor import Processor, load_processor
 from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
 from kto_data.shard import CachedRow, write_shard
-from kto_data.tally import Tally, TallyBuilder
+from kto_data.tally import TallyBuilder
+from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 
-_REMEMBERED_DIGESTS = 100_000  # image files whose SHA-256 is remembered
+_REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
+_IMAGE_CODES = "KTO2"
+_ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
+"""Libraries whose version may change ids or bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,48 +52,44 @@ class BuildSettings:
     invalid: Invalid = Invalid.ERROR
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One piece of work."""
-
-    chunk: Chunk
-    layout: Layout
-    folder: Path  # where the shard goes
-    name: str  # the shard's file name
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """What became of a unit. `shard` is None where no row was kept."""
-
-    shard: Shard | None
-    tally: Tally
-    facts: ChunkFacts  # formats and unmapped images alone; samples are in the tally
-    findings: tuple[Finding, ...]
-    rejects: tuple[bytes, ...]  # one JSON object each
-
-
 class Builder:
     """Builds shards; holds what is loaded once a process."""
 
     def __init__(self, settings: BuildSettings) -> None:
         self.settings = settings
         processor = load_processor(settings.model, trust_remote_code=settings.trust_remote_code)
+        self._settings_key = fingerprint(id_parts(processor, settings) | {"version": __version__})
         self._encoder = Encoder(processor, max_length=settings.max_length, too_long=settings.too_long)
         self._last_checker: LineChecker | None = None
-        self._digest = lru_cache(_REMEMBERED_DIGESTS)(_sha256)
+        self._stamp = lru_cache(_REMEMBERED_IMAGES)(_stamp)
 
     def build(self, unit: Unit) -> Built:
         """Read, check and encode the unit's lines and write its shard.
 
         Raises `InputError` when the shard cannot be written.
         """
+        lines = tuple(unit.chunk.lines())
+        key = unit_key(self._settings_key, unit, lines)
+        built = find(key, unit, self.settings.image_root)
+        if built is None:
+            built = replace(self._build_anew(unit, lines), key=key)
+        keep(built, unit, unit.folder.parent)
+        return built
+
+    def _build_anew(self, unit: Unit, lines: Sequence[Line]) -> Built:
         output = _Output(unit.chunk.path)
         checker = self._checker(unit.layout)
-        for batch in batches((checker.check(line) for line in unit.chunk.lines()), RECORDS_AT_ONCE):
+        for batch in batches(map(checker.check, lines), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
         shard = write_shard(unit.folder, unit.name, output.rows) if output.rows else None
-        return Built(shard, output.tally.finish(), output.facts, tuple(output.findings), tuple(output.rejects))
+        return Built(
+            shard,
+            output.tally.finish(),
+            output.facts,
+            tuple(output.findings),
+            tuple(output.rejects),
+            images=None if output.has_image_faults else tuple(output.images.values()),
+        )
 
     def _checker(self, layout: Layout) -> LineChecker:
         """The checker of the files at hand, kept for what it remembers of images while their layout stays."""
@@ -100,7 +103,11 @@ class Builder:
     def _build_batch(self, batch: list[CheckedLine], output: _Output) -> None:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
         sound = [checked for checked in batch if checked.is_trainable]
-        samples = [as_sample(item, self.settings.budget, self._digest) for checked in sound for item in checked.samples]
+        items = [item for checked in sound for item in checked.samples]
+        samples = [as_sample(item, self.settings.budget, self._digest) for item in items]
+        for sample, item in zip(samples, items, strict=True):
+            for image, found in zip(sample.images, item.probes, strict=True):
+                output.images[image.path] = replace(self._stamp(found.tried), path=image.path)
         answers = iter(self._encoder.encode(samples))
         for checked in batch:
             output.findings += checked.findings
@@ -110,10 +117,14 @@ class Builder:
             if not checked.labels:
                 continue  # a blank line, reported and no record
             if not checked.is_trainable:
+                output.has_image_faults |= any(finding.code.startswith(_IMAGE_CODES) for finding in checked.findings)
                 codes = sorted({f.code for f in checked.findings if f.severity is Severity.ERROR})
                 output.reject(checked.line, codes, checked.labels)
             else:
                 self._place(checked, [next(answers) for _ in checked.samples], output)
+
+    def _digest(self, path: str) -> str:
+        return self._stamp(path).sha256
 
     def _place(self, checked: CheckedLine, answers: list[Encoded | Refused], output: _Output) -> None:
         line, both = checked.line, list(zip(checked.samples, answers, strict=True))
@@ -142,6 +153,8 @@ class _Output:
         self.tally = TallyBuilder()
         self.findings: list[Finding] = []
         self.rejects: list[bytes] = []
+        self.images: dict[str, ImageStamp] = {}  # by the path in the records
+        self.has_image_faults = False
 
     def reject(self, line: Line, codes: list[str], labels: Iterable[bool | None]) -> None:
         for label in labels:
@@ -166,6 +179,20 @@ def build(unit: Unit) -> Built:
     return _builder.build(unit)
 
 
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def id_parts(processor: Processor, settings: BuildSettings) -> dict[str, Any]:
+    """All that decides what becomes of lines, images apart, each by the name that a person knows it by."""
+    return {
+        "format_version": FORMAT_VERSION,
+        **processor.fingerprint_parts(),
+        "image_min_pixels": settings.budget.min_pixels,
+        "image_max_pixels": settings.budget.max_pixels,
+        "max_length": settings.max_length,
+        "too_long": settings.too_long.value,
+        "libraries": {name: version(name) for name in _ID_LIBRARIES},
+    }
+
+
+def _stamp(found: str) -> ImageStamp:
+    before = ImageStamp.of("", "", found)  # so that what changes while it is read is read again
+    with open(found, "rb") as file:
+        return replace(before, sha256=hashlib.file_digest(file, "sha256").hexdigest())

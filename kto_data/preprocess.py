@@ -3,7 +3,8 @@
     files ─▶ Unit(s) ─▶ Built(s) ─▶ splits, report, rejects ─▶ manifest.json
 
 All is built in a hidden folder inside the output and moved into place when it is whole, so that a run that fails or
-is killed leaves an earlier cache as it was. A folder without a manifest is not a cache.
+is killed leaves an earlier cache as it was, and the next run goes on where it was. A folder without a manifest is not
+a cache.
 """
 
 from __future__ import annotations
@@ -15,40 +16,39 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from kto_data import build
-from kto_data.build import BuildSettings, Built, Unit
+from kto_data.build import BuildSettings, id_parts
 from kto_data.check import CheckSettings, check_dataset
 from kto_data.chunk import Chunk, SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
-from kto_data.errors import InputError
+from kto_data.errors import CacheError, InputError
 from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input
 from kto_data.manifest import (
-    FORMAT_VERSION,
     InputFile,
     Manifest,
     Shard,
     Split,
+    differing_parts,
     fingerprint,
+    read_manifest,
 )
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
-from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, output_lock, publish
+from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, is_whole, output_lock, publish
 from kto_data.report.balance import BalanceReport, balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.shard import write_dataset_files
 from kto_data.tally import Tally
+from kto_data.unit import UNITS_NAME, Built, Unit, sweep
 from kto_data.writing import write_whole, writing_to
 
 _WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
 """Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""
-_ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
-"""Libraries whose version may change ids or bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class PreprocessSettings:
     build: BuildSettings
     shard_rows: int
     jobs: int
+    resume: bool = True  # take over what earlier runs have done
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,10 @@ class Result:
     report: BalanceReport | None
     findings: tuple[Finding, ...]
     num_rows: int
+    num_units: int = 0  # pieces of work
+    num_reused: int = 0  # of them, those whose result an earlier run had left
+    is_unchanged: bool = False  # the cache was there already, just as it is
+    changes: tuple[tuple[str, Any, Any], ...] = ()  # to the fingerprint of the cache that was there: name, before, now
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -89,12 +94,8 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
     """
     processor = load_processor(settings.build.model, trust_remote_code=settings.build.trust_remote_code)
     with output_lock(settings.output):
-        building = settings.output / BUILDING_NAME
-        shutil.rmtree(building, ignore_errors=True)
-        try:
-            return _make(settings, processor, building, progress)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        # Whatever ends the run, what is built stays there for the next one.
+        return _make(settings, processor, settings.output / BUILDING_NAME, progress)
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
@@ -102,13 +103,15 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     files = [_InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
     findings: list[Finding] = []
     facts = DatasetFacts()
-    num_read = num_dropped = 0
+    num_read = num_dropped = num_units = num_reused = 0
     for file, built in _built_units(settings, files, building):
         rows = sum(built.tally.read.values())
         file.num_rows += rows
         splits[file.split].add(built)
         facts.extend(built.facts)
         findings += built.findings
+        num_units += 1
+        num_reused += built.is_reused
         num_read += rows
         num_dropped += sum(built.tally.dropped.values())
         progress(num_read, num_dropped)
@@ -123,9 +126,30 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
                 hint="run `ktodata validate` on the files to see why, or raise --max-length",
             )
     manifest = _manifest(settings, processor, [file.finish() for file in files], splits, report)
-    _write_parts(building, manifest, report, splits)
-    publish(settings.output, building, manifest)
-    return Result(manifest, report, tuple(findings), num_read)
+    before = _manifest_before(settings.output)
+    is_there = manifest == before and num_reused == num_units and is_whole(settings.output)
+    if not is_there:
+        _write_parts(building, manifest, report, splits)
+        publish(settings.output, building, manifest)
+    shutil.rmtree(building)
+    return Result(
+        manifest,
+        report,
+        tuple(findings),
+        num_read,
+        num_units=num_units,
+        num_reused=num_reused,
+        is_unchanged=is_there,
+        changes=tuple(differing_parts(before.parts, manifest.parts)) if before else (),
+    )
+
+
+def _manifest_before(output: Path) -> Manifest | None:
+    """The manifest of the cache that is there; None where there is none, or it is not understood any more."""
+    try:
+        return read_manifest(output)
+    except CacheError:
+        return None
 
 
 def _is_refused(settings: BuildSettings, findings: list[Finding]) -> bool:
@@ -141,12 +165,14 @@ class _SplitSoFar:
     """What the units of one split have given so far."""
 
     def __init__(self) -> None:
+        self.keys: list[str] = []
         self.shards: list[Shard] = []
         self.rejects: list[bytes] = []
         self._tallies: list[Tally] = []
         self._merged: Tally | None = None
 
     def add(self, built: Built) -> None:
+        self.keys.append(built.key)
         if built.shard is not None:
             self.shards.append(built.shard)
         self.rejects += built.rejects
@@ -190,6 +216,7 @@ def _built_units(
     settings: PreprocessSettings, files: Sequence[_InputSoFar], building: Path
 ) -> Iterator[tuple[_InputSoFar, Built]]:
     """The result of each unit with the file it is of, in the order of the input."""
+    caches = (building, settings.output) if settings.resume else ()
     origin: deque[_InputSoFar] = deque()  # of the units under way, oldest first
     numbers = {split: itertools.count() for split in settings.inputs}
 
@@ -200,7 +227,8 @@ def _built_units(
                 folder.mkdir(parents=True, exist_ok=True)
             for chunk in file.chunks(settings.shard_rows):
                 origin.append(file)
-                yield Unit(chunk, file.file.layout, folder, f"shard-{next(numbers[file.split]):05d}.arrow")
+                name = f"shard-{next(numbers[file.split]):05d}.arrow"
+                yield Unit(chunk, file.file.layout, file.split, folder, name, caches)
 
     results = local.run(build.build, units(), jobs=settings.jobs, initializer=build.start, initargs=(settings.build,))
     for built in results:
@@ -216,18 +244,12 @@ def _manifest(
 ) -> Manifest:
     options = settings.build
     parts: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
         "inputs": [{"path": i.path, "split": i.split, "sha256": i.sha256} for i in inputs],
         "layouts": [repr(file.layout) for files in settings.inputs.values() for file in files],
-        **processor.fingerprint_parts(),
-        "image_min_pixels": options.budget.min_pixels,
-        "image_max_pixels": options.budget.max_pixels,
-        "max_length": options.max_length,
-        "too_long": options.too_long.value,
+        **id_parts(processor, options),
         "invalid": options.invalid.value,
         "shard_rows": settings.shard_rows,
         "shards": {name: [shard.sha256 for shard in so_far.shards] for name, so_far in splits.items()},
-        "libraries": {name: version(name) for name in _ID_LIBRARIES},
     }
     return Manifest(
         fingerprint=fingerprint(parts),
@@ -258,6 +280,8 @@ def _split(name: str, so_far: _SplitSoFar, report: BalanceReport) -> Split:
 
 def _write_parts(folder: Path, manifest: Manifest, report: BalanceReport, splits: Mapping[str, _SplitSoFar]) -> None:
     """Write all of a cache but its shards, which are there, and its manifest, which comes last."""
+    shards = [f"{name}/{shard.path}" for name, so_far in splits.items() for shard in so_far.shards]
+    sweep(folder, [*shards, *(f"{UNITS_NAME}/{key}" for so_far in splits.values() for key in so_far.keys)])
     names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
     write_dataset_files(folder, names, manifest.fingerprint)
     write_whole(folder / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from kto_data.errors import UsageError
 from kto_data.manifest import MANIFEST_NAME, Manifest
+from kto_data.unit import UNITS_NAME
 from kto_data.writing import write_whole, writing_to
 
 REPORT_NAME = "report.json"
 REJECTS_NAME = "rejects.jsonl"
 BUILDING_NAME = ".building"
 _LOCK = ".lock"
-_OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME)
+_OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME, UNITS_NAME)
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 
 
@@ -35,6 +36,11 @@ def publish(output: Path, building: Path, manifest: Manifest) -> None:
             if (building / name).exists():
                 (building / name).replace(output / name)
     write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
+def is_whole(output: Path) -> bool:
+    """Whether all of a published cache is there besides its shards, whose content nobody looks at here."""
+    return all((output / name).exists() for name in _OWN_NAMES if name != "eval")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,7 @@ def preprocess(
     image_min_pixels: Annotated[int | None, typer.Option(min=1, help="Scale smaller images up to it.")] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = DEFAULT_SHARD_ROWS,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,
+    resume: Annotated[bool, typer.Option(help="Take over what earlier runs have done.")] = True,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
 ) -> None:
@@ -76,6 +78,7 @@ def preprocess(
         ),
         shard_rows=shard_rows,
         jobs=jobs or local.default_jobs(),
+        resume=resume,
     )
     with Progress("preprocess", enabled=not quiet) as progress:
         result = run(settings, progress.advance_to)
@@ -102,6 +105,8 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
         return
     if quiet:
         return
+    for line in _what_was_done(result):
+        typer.echo(f"ktodata: {line}", err=True)
     from kto_data.publish import REJECTS_NAME
     from kto_data.report.balance import render_balance
 
@@ -117,3 +122,31 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
     if any(split.counts.dropped for split in splits.values()):
         typer.echo(f"dropped rows and why: {output / REJECTS_NAME}")
     typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")
+
+
+def _what_was_done(result: Result) -> Iterator[str]:
+    """What a run found done, and why it did the rest again."""
+    if result.is_unchanged:
+        yield "nothing has changed: the cache stays as it is"
+        return
+    for name, before, now in result.changes:
+        if name != "shards":  # which follow from the other parts, or from the images
+            yield f"changed since the last run: {name}{_change(before, now)}"
+    if result.changes and all(name == "shards" for name, _, _ in result.changes):
+        yield "changed since the last run: images"
+    if result.num_reused:
+        yield f"{result.num_reused:,} of {result.num_units:,} shards were done already"
+
+
+def _change(before: object, now: object) -> str:
+    """How a part of the fingerprint changed, where a person can read it."""
+    if isinstance(before, list) and isinstance(now, list):
+        files = [{entry["path"]: entry for entry in side if isinstance(entry, dict)} for side in (before, now)]
+        names = [name for name in files[0] | files[1] if files[0].get(name) != files[1].get(name)]
+        return f" ({', '.join(names)})" if names else ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in before | now if before.get(name) != now.get(name)]
+        return "".join(f", {name} {before.get(name)} -> {now.get(name)}" for name in names)
+    if len(str(before)) == 32:  # a hash, which says nothing
+        return ""
+    return f", {before} -> {now}"

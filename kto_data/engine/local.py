@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
 from kto_data.errors import InputError
@@ -91,5 +92,14 @@ def run(
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[object, ...]) -> None:
     # Ctrl-C reaches the whole process group: the parent alone decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     if initializer is not None:
         initializer(*initargs)
+
+
+def _leave_with_the_parent() -> None:
+    # A worker waits for work at both ends of its pipe: where the parent was killed it would do so for ever.
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -66,7 +66,9 @@ def rows_of(cache: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All files of a cache, without what a run that ended badly has left for the next one."""
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (folder / path).read_bytes() for path in paths if path.parts[0] != ".building"}
 
 
 def rejects_of(cache: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,208 @@
+"""One piece of the work of preprocessing, and what is left of it for the next run.
+
+    Unit ─▶ Built ─▶ a file by the unit's key ─▶ Built
+
+A key is the hash of all that decides what becomes of a unit, save its images: of those it is kept which files they
+were. So a run that was killed goes on where it was, and one on changed data does again what has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from kto_data.chunk import Chunk, Line
+from kto_data.finding import Finding
+from kto_data.formats import Layout
+from kto_data.manifest import Shard
+from kto_data.rules.facts import ChunkFacts
+from kto_data.tally import ROW_DTYPE, Tally
+from kto_data.writing import write_whole, writing_to
+
+UNITS_NAME = ".units"
+"""The folder, inside that of a cache, of what is left of finished units."""
+
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_NOT_OURS = (OSError, ValueError, KeyError, TypeError, ValidationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of work."""
+
+    chunk: Chunk
+    layout: Layout
+    split: str
+    folder: Path  # where the shard goes
+    name: str  # the shard's file name
+    caches: tuple[Path, ...] = ()  # folders of caches, finished or not, where the unit's work may have been done
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStamp:
+    """Which file an image was, without reading it again."""
+
+    path: str  # as the record has it
+    sha256: str
+    num_bytes: int
+    modified_ns: int
+    changed_ns: int  # of the file's entry: unlike the former nobody can set it back
+
+    @classmethod
+    def of(cls, path: str, sha256: str, found: str) -> ImageStamp:
+        """The stamp of the image file `found`. Raises `OSError` where it is gone."""
+        status = os.stat(found)
+        return cls(path, sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a unit. `shard` is None where no row was kept."""
+
+    shard: Shard | None
+    tally: Tally
+    facts: ChunkFacts  # formats and unmapped images alone; samples are in the tally
+    findings: tuple[Finding, ...]
+    rejects: tuple[bytes, ...]  # one JSON object each
+    key: str = ""
+    images: tuple[ImageStamp, ...] | None = None  # None where an image is at fault: it may be mended meanwhile
+    is_reused: bool = False
+
+
+def unit_key(settings_key: str, unit: Unit, lines: Iterable[Line]) -> str:
+    """The hash of a unit's lines and of all that is done to them; `settings_key` stands for what all units share."""
+    first = [settings_key, unit.split, unit.chunk.path, repr(unit.layout)]
+    content = hashlib.sha256(json.dumps(first).encode())
+    for line in lines:
+        content.update(b"%d %d %d %s\n" % (line.number, line.byte_offset, len(line.raw), line.problem.encode()))
+        content.update(line.raw)
+    return content.hexdigest()[:32]
+
+
+def keep(built: Built, unit: Unit, cache: Path) -> None:
+    """Leave what became of a unit in the folder of a cache. Raises `InputError` where it cannot be written."""
+    folder = cache / UNITS_NAME
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / built.key, _to_bytes(built, unit.split))
+
+
+def find(key: str, unit: Unit, image_root: Path) -> Built | None:
+    """What became of a unit with this key, its shard now where the unit wants it; None where it must be done again."""
+    for cache in unit.caches:
+        try:
+            built, split = _from_bytes((cache / UNITS_NAME / key).read_bytes(), key)
+        except _NOT_OURS:  # not there, or spoilt
+            continue
+        if built.images is None or not all(_is_same(stamp, image_root) for stamp in built.images):
+            continue
+        if built.shard is None:
+            return built
+        for other in unit.caches:
+            if _take_over(other / split / built.shard.path, unit.folder / unit.name, built.shard):
+                return replace(built, shard=built.shard.model_copy(update={"path": unit.name}))
+    return None
+
+
+def _is_same(stamp: ImageStamp, image_root: Path) -> bool:
+    path = os.path.join(image_root, stamp.path)
+    try:
+        if ImageStamp.of(stamp.path, stamp.sha256, path) == stamp:
+            return True
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == stamp.sha256
+    except OSError:
+        return False
+
+
+def _take_over(path: Path, wanted: Path, shard: Shard) -> bool:
+    """Whether the shard's bytes are at `path`; then they are at `wanted` too."""
+    try:
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                return False
+    except OSError:
+        return False
+    if path != wanted:
+        with writing_to(wanted):
+            wanted.unlink(missing_ok=True)
+            try:
+                os.link(path, wanted)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, wanted)
+    return True
+
+
+def sweep(cache: Path, names: Sequence[str]) -> None:
+    """Remove from a folder whatever is not named: what killed runs and runs with other settings left there. `names`
+    are relative to it."""
+    wanted = {cache / name for name in names}
+    folders = {parent for path in wanted for parent in path.parents}
+    for folder, subfolders, files in os.walk(cache):
+        for name in files:
+            path = Path(folder, name)
+            if path not in wanted:
+                path.unlink()
+        for name in [name for name in subfolders if Path(folder, name) not in folders]:
+            shutil.rmtree(Path(folder, name))
+            subfolders.remove(name)
+
+
+def _to_bytes(built: Built, split: str) -> bytes:
+    tally, facts = built.tally, built.facts
+    head = {
+        "split": split,
+        "shard": built.shard.model_dump() if built.shard else None,
+        "read": list(tally.read.items()),
+        "dropped": list(tally.dropped.items()),
+        "truncated": list(tally.truncated.items()),
+        "by_source": list(tally.by_source.items()),
+        "completions": list(tally.completions.items()),
+        "path": facts.path,
+        "formats": list(facts.formats.items()),
+        "unmapped": [facts.num_unmapped, facts.first_unmapped],
+        "findings": _FINDINGS.dump_python(built.findings, mode="json"),
+        "rejects": [entry.decode() for entry in built.rejects],
+        "images": None
+        if built.images is None
+        else [
+            [stamp.path, stamp.sha256, stamp.num_bytes, stamp.modified_ns, stamp.changed_ns] for stamp in built.images
+        ],
+    }
+    return json.dumps(head).encode() + b"\n" + tally.rows.tobytes()
+
+
+def _from_bytes(content: bytes, key: str) -> tuple[Built, str]:
+    first, _, rows = content.partition(b"\n")
+    head: dict[str, Any] = json.loads(first)
+    facts = ChunkFacts(head["path"], formats=dict(head["formats"]))
+    facts.num_unmapped, facts.first_unmapped = head["unmapped"]
+    tally = Tally(
+        read=Counter(dict(head["read"])),
+        dropped=Counter({(reason, label): count for (reason, label), count in head["dropped"]}),
+        truncated=Counter(dict(head["truncated"])),
+        by_source=Counter({(source, label): count for (source, label), count in head["by_source"]}),
+        completions=dict(head["completions"]),
+        rows=np.frombuffer(rows, ROW_DTYPE),
+    )
+    built = Built(
+        shard=Shard.model_validate(head["shard"]) if head["shard"] else None,
+        tally=tally,
+        facts=facts,
+        findings=_FINDINGS.validate_python(head["findings"]),
+        rejects=tuple(entry.encode() for entry in head["rejects"]),
+        key=key,
+        images=None if head["images"] is None else tuple(ImageStamp(*stamp) for stamp in head["images"]),
+        is_reused=True,
+    )
+    return built, head["split"]

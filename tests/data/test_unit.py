@@ -1,0 +1,291 @@
+"""What a killed run, or one on data that has changed, leaves to be done: just what must be."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyModel, make_image, make_record, write_jsonl
+from test_preprocess import files_of
+
+from kto_data.cli import main
+from kto_data.manifest import read_manifest
+
+KTODATA = [sys.executable, "-m", "kto_data"]
+NUM_SHARDS = 8
+ROWS_OF_A_SHARD = 5
+
+
+def record(number: int, **overrides: Any) -> dict[str, Any]:
+    turns = [("user", f"<image>What is in picture {number}?"), ("assistant", f"The number {number}.")]
+    return make_record(
+        messages=[{"role": role, "content": text} for role, text in turns],
+        images=[f"{number % 3}.png"],
+        **{"label": number % 2 == 0, **overrides},
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for number in range(3):
+        make_image(tmp_path / f"{number}.png", noise_seed=number)
+    rows: list[Any] = [record(number) for number in range(NUM_SHARDS * ROWS_OF_A_SHARD)]
+    rows[7] = record(7, label="perhaps")  # which is dropped
+    return write_jsonl(tmp_path / "train.jsonl", rows)
+
+
+@pytest.fixture
+def command(tiny_model: TinyModel, data: Path) -> list[str]:
+    fixed = ["--model", str(tiny_model("llava")), "--shard-rows", str(ROWS_OF_A_SHARD), "--invalid", "drop"]
+    return ["preprocess", str(data), *fixed, "--jobs", "1"]
+
+
+Again = Callable[..., str]
+
+
+@pytest.fixture
+def again(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Again:
+    """Runs once more with further options, and gives what it said of what was done."""
+
+    def run(*options: str, cache: str = "cache") -> str:
+        capsys.readouterr()
+        assert main([*command, "--output", str(tmp_path / cache), *options]) == 0
+        return "\n".join(
+            line.removeprefix("ktodata: ") for line in capsys.readouterr().err.splitlines() if "ktodata: " in line
+        )
+
+    return run
+
+
+def test_a_second_run_finds_all_done_and_touches_nothing(again: Again, tmp_path: Path) -> None:
+    again()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.name != ".lock"}
+    assert again() == "nothing has changed: the cache stays as it is"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not (tmp_path / "cache" / ".building").exists()
+
+
+def test_without_resume_all_is_done_again_and_no_byte_differs(again: Again, tmp_path: Path) -> None:
+    again()
+    before = files_of(tmp_path / "cache")
+    assert "done already" not in again("--no-resume")
+    assert files_of(tmp_path / "cache") == before
+
+
+def test_rows_that_are_added_cost_their_shards_alone(again: Again, data: Path, tmp_path: Path) -> None:
+    again()
+    with data.open("ab") as file:
+        file.write(data.read_bytes().splitlines(keepends=True)[0].replace(b"picture 0", b"picture zero"))
+    said = again()
+    assert f"changed since the last run: inputs ({data})" in said
+    assert f"{NUM_SHARDS} of {NUM_SHARDS + 1} shards were done already" in said
+    again(cache="afresh")
+    assert files_of(tmp_path / "cache") == files_of(tmp_path / "afresh")
+
+
+def replace_row(data: Path) -> None:
+    data.write_bytes(data.read_bytes().replace(b"The number 12.", b"The number 99."))
+
+
+def replace_image(data: Path) -> None:
+    """By one of the same name, size in bytes and time."""
+    image = data.with_name("2.png")
+    status, size = image.stat(), image.stat().st_size
+    content = bytearray(image.read_bytes())
+    content[-20] ^= 1
+    image.write_bytes(content)
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert image.stat().st_size == size
+
+
+def resize_image(data: Path) -> None:
+    make_image(data.with_name("0.png"), 30, 30)
+
+
+def move_rows(data: Path) -> None:
+    first, second, *rest = data.read_bytes().splitlines(keepends=True)
+    data.write_bytes(b"".join([second, first, *rest]))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "named"),
+    [
+        (replace_row, (), "inputs ("),
+        (move_rows, (), "inputs ("),
+        (replace_image, (), "images"),
+        (resize_image, (), "images"),
+        (None, ("--max-length", "900"), "max_length, None -> 900"),
+        (None, ("--too-long", "drop"), "too_long, error -> drop"),
+        (None, ("--image-max-pixels", "400"), "image_max_pixels, None -> 400"),
+        (None, ("--image-min-pixels", "400"), "image_min_pixels, None -> 400"),
+        (None, ("--shard-rows", "7"), "shard_rows, 5 -> 7"),
+        (None, ("--format", "messages"), "layouts"),
+    ],
+)
+def test_what_has_changed_is_named_and_the_cache_is_that_of_a_first_run(
+    again: Again,
+    data: Path,
+    tmp_path: Path,
+    change: Callable[[Path], None] | None,
+    options: tuple[str, ...],
+    named: str,
+) -> None:
+    again()
+    old = read_manifest(tmp_path / "cache")
+    if change is not None:
+        change(data)
+    assert f"changed since the last run: {named}" in again(*options)
+    assert read_manifest(tmp_path / "cache").fingerprint != old.fingerprint
+    again(*options, cache="afresh")
+    assert files_of(tmp_path / "cache") == files_of(tmp_path / "afresh")
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("tokenizer.json", lambda text: text.replace('"add_prefix_space":', '"add_prefix_space" :', 1)),
+        ("tokenizer.json", lambda text: text.replace('"lstrip": false', '"lstrip": true', 1)),
+        ("chat_template.jinja", lambda text: text + " "),
+        ("processor_config.json", lambda text: text.replace('"do_convert_rgb": true', '"do_convert_rgb": false')),
+    ],
+)
+def test_a_model_folder_that_was_edited_is_another_model(
+    again: Again, command: list[str], tmp_path: Path, name: str, edit: Callable[[str], str]
+) -> None:
+    model = tmp_path / "model"
+    subprocess.run(["cp", "-r", command[command.index("--model") + 1], str(model)], check=True)
+    again("--model", str(model))
+    path = model / name
+    before = path.read_text(encoding="utf-8")
+    path.write_text(edit(before), encoding="utf-8")
+    said = again("--model", str(model))
+    if '" :' in path.read_text(encoding="utf-8"):  # other spaces are no other tokenizer
+        assert said == "nothing has changed: the cache stays as it is"
+    else:
+        assert "changed since the last run: " in said
+        assert "done already" not in said
+
+
+@pytest.mark.parametrize("name", ["train/shard-00003.arrow", ".units", "report.json", "train/shard-00000.arrow"])
+def test_what_was_damaged_is_made_again(again: Again, tmp_path: Path, name: str) -> None:
+    again()
+    cache = tmp_path / "cache"
+    before = files_of(cache)
+    path = cache / name
+    for victim in sorted(path.iterdir())[:2] if path.is_dir() else [path]:
+        victim.write_bytes(victim.read_bytes()[:-9] if name != "report.json" else b"")
+        if name in ("report.json", "train/shard-00000.arrow"):
+            victim.unlink()
+    again()
+    assert files_of(cache) == before
+
+
+def test_an_image_that_is_mended_is_seen(again: Again, data: Path, tmp_path: Path) -> None:
+    whole = data.with_name("1.png").read_bytes()
+    data.with_name("1.png").write_bytes(whole[:-30])
+    again()
+    assert read_manifest(tmp_path / "cache").splits["train"].counts.dropped["KTO204"]
+    data.with_name("1.png").write_bytes(whole)
+    again()
+    assert set(read_manifest(tmp_path / "cache").splits["train"].counts.dropped) == {"KTO402"}
+
+
+def test_nothing_of_a_run_with_other_settings_is_left(again: Again, data: Path, tmp_path: Path) -> None:
+    leftover = tmp_path / "cache" / ".building" / "eval"
+    leftover.mkdir(parents=True)
+    (leftover / "shard-00000.arrow").write_bytes(b"of a run with an eval split, killed")
+    (leftover.parent / "train").mkdir()
+    (leftover.parent / "train" / ".shard-00000.arrow.77.tmp").write_bytes(b"killed while it was written")
+    again()
+    again(cache="afresh")
+    assert files_of(tmp_path / "cache") == files_of(tmp_path / "afresh")
+
+
+def num_built(cache: Path) -> int:
+    return len(list(cache.glob(".building/.units/[0-9a-f]*")))
+
+
+def wait_until_built(number: int, cache: Path, is_running: Callable[[], bool]) -> None:
+    while is_running() and num_built(cache) < number:
+        time.sleep(0.002)
+
+
+def test_a_run_killed_at_any_moment_is_gone_on_with_to_the_same_bytes(
+    command: list[str], again: Again, data: Path, tmp_path: Path
+) -> None:
+    """Twenty runs one after the other, each killed a moment after its first shards; then one is left alone."""
+    write_jsonl(data, [record(number) for number in range(600)])
+    again(cache="undisturbed")
+    cache, chance, progress = tmp_path / "cache", random.Random(4), [0]
+    arguments = [*command, "--output", str(cache), "--quiet"]
+    server = get_context("forkserver")
+    server.set_forkserver_preload(["kto_data.preprocess", "transformers.models.auto.processing_auto"])
+    for _ in range(20):
+        # Of a process that has transformers loaded: its import is most of a run, and no moment of interest.
+        run = server.Process(target=main, args=(arguments,))
+        run.start()
+        wait_until_built(progress[-1] + chance.randrange(4), cache, run.is_alive)
+        time.sleep(chance.random() * 0.01)
+        run.kill()
+        run.join()
+        assert run.exitcode == -signal.SIGKILL
+        progress.append(num_built(cache))
+    assert progress == sorted(progress)
+    assert again("--quiet") == ""
+    assert files_of(cache) == files_of(tmp_path / "undisturbed")
+
+
+def kill(process: subprocess.Popen[bytes], victim: str) -> None:
+    if victim == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif victim == "parent":
+        process.kill()
+    else:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(int(worker), signal.SIGKILL)
+
+
+def test_no_process_is_one_that_must_not_be_killed(
+    command: list[str], again: Again, data: Path, tmp_path: Path
+) -> None:
+    write_jsonl(data, [record(number) for number in range(600)])
+    again(cache="undisturbed")
+    cache = tmp_path / "cache"
+    for victim in ("child", "parent", "all"):
+        parallel = [*KTODATA, *command[:-1], "2", "--output", str(cache), "--quiet"]
+        with subprocess.Popen(parallel, start_new_session=True, stderr=subprocess.PIPE) as run:
+            wait_until_built(num_built(cache) + 3, cache, lambda: run.poll() is None)
+            kill(run, victim)
+            assert run.stderr is not None
+            said = run.stderr.read().decode()
+        assert run.returncode == (2 if victim == "child" else -signal.SIGKILL)
+        assert ("a worker process died" in said) is (victim == "child")
+        assert not (cache / "manifest.json").exists()
+        wait_for_the_lock(cache)
+    again("--quiet")
+    assert files_of(cache) == files_of(tmp_path / "undisturbed")
+
+
+def wait_for_the_lock(cache: Path) -> None:
+    """Workers whose parent was killed write what they are at before they see that it is gone."""
+    deadline = time.monotonic() + 60
+    with open(cache / ".lock") as lock:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)
+            else:
+                return
+    pytest.fail("the lock is held for ever")
