@@ -304,7 +304,7 @@ def _not_found(path: str) -> InputError:
     with suppress(OSError, ValueError):
         name, names = Path(path).name, os.listdir(Path(path).parent)
         near = [other for other in names if other.lower() == name.lower()]
-        near = near or difflib.get_close_matches(name, names, n=1)
+        near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.75)  # the suffix is alike as a rule
     return InputError(
         f"{path} does not exist", hint=f"did you mean {Path(path).with_name(near[0])}?" if near else "check the path"
     )

@@ -83,3 +83,13 @@ def test_stats_knows_the_images_of_clean_records_and_of_others(
     (split,) = json.loads(capsys.readouterr().out)["splits"]
     assert split["pixel_area"]["desirable"] == split["pixel_area"]["undesirable"] == [5_000] * 5
     assert split["pixel_area"]["bins"] == [[5_000, 7_000, 1, 1]]
+
+
+def test_bars_begin_below_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "Count."}]
+    lengths = (1, 30, 2_000_000)
+    rows = [make_record(messages=[*turns, {"role": "assistant", "content": "a" * length}]) for length in lengths]
+    assert main(["stats", str(write_jsonl(tmp_path / "data.jsonl", rows)), "--quiet"]) == 0
+    bars = [line for line in capsys.readouterr().out.splitlines() if " to " in line and "█" in line]
+    assert len(bars) == len(lengths)
+    assert len({line.index("█") for line in bars}) == 1
