@@ -252,7 +252,7 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
         raise ModelError(
             f"the processor of {model} needs a package: {_first_line(error)}", hint=_TORCHVISION_HINT
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a spoilt file can make anything of it: tokenizers raises `Exception` itself
         raise ModelError(
             f"no tokenizer or processor can be loaded from {model}: {_first_line(error)}",
             hint="--model takes a folder with tokenizer.json (and preprocessor_config.json for images), or a hub id",

@@ -38,6 +38,13 @@ def test_a_folder_without_tokenizer_is_named(folder: Path) -> None:
         load_processor(folder)
 
 
+def test_a_tokenizer_that_contradicts_itself_is_named(folder: Path) -> None:
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("Ġthe", "Ġthf", 1))  # a merge makes a token out of vocabulary
+    with pytest.raises(ModelError, match="no tokenizer or processor can be loaded"):
+        load_processor(folder)
+
+
 def test_a_model_without_chat_template_is_named(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
