@@ -2,15 +2,13 @@
 
     Input(s) ─▶ chunks ─▶ _ChunkReport(s) ─▶ Validation
 
-Every rule looks at every record, and all counts are exact. Findings are handed to `listen` as they come; of each rule
-the first `KEPT_PER_RULE` are kept, so that memory does not grow with the defects.
+Every rule looks at every record. Findings are handed to `listen` as they come; of each rule the first are kept.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset, note
 from kto_data.chunk import Chunk
@@ -21,15 +19,14 @@ from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.inputs import ALL_ROWS, Excerpt, Input
 from kto_data.rules import ALL_RULES
-from kto_data.rules.base import AnyRule
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
 from kto_data.rules.files import LINE_ENDING_CODES
 from kto_data.rules.run import findings_truncated
 from kto_data.rules.suppression import unused_suppression
-from kto_data.survey import NO_SAMPLES, Survey, survey
-from kto_data.triage import Hidden, Triage
+from kto_data.survey import survey
+from kto_data.triage import Triage
+from kto_data.validation import InputCount, RuleCount, Validation
 
-KEPT_PER_RULE = 10_000
 _ROWS_PER_CHUNK = 2_000  # some megabytes: enough to make the way to a worker and back cheap
 
 Listen = Callable[[Sequence[Finding]], None]
@@ -37,92 +34,6 @@ Listen = Callable[[Sequence[Finding]], None]
 
 Progress = Callable[[int], None]
 """Told the number of rows read so far."""
-
-
-@dataclass(slots=True)
-class RuleCount:
-    """What one rule found. `findings` are the first of them, at most `KEPT_PER_RULE`."""
-
-    rule: AnyRule
-    by_severity: Counter[Severity] = field(default_factory=Counter)
-    by_path: Counter[str] = field(default_factory=Counter)  # file -> findings
-    num_rows: int = 0  # records with at least one finding; 0 of rules that look at the whole dataset
-    findings: list[Finding] = field(default_factory=list)
-    is_tolerated: bool = False  # no more were found than its threshold puts up with
-    _last_place: tuple[str, int | None] = ("", None)
-
-    @property
-    def count(self) -> int:
-        """All findings of the rule."""
-        return self.by_severity.total()
-
-    @property
-    def severity(self) -> Severity:
-        """The worst that the rule found."""
-        return min(self.by_severity, key=lambda severity: severity.rank)
-
-    def add(self, finding: Finding) -> None:
-        """Count one finding; they must come in the order of the data."""
-        self.by_severity[finding.severity] += 1
-        self.by_path[finding.location.path] += 1
-        place = (finding.location.path, finding.location.line)
-        if finding.location.line is not None and place != self._last_place:
-            self.num_rows += 1
-            self._last_place = place
-        if len(self.findings) < KEPT_PER_RULE:
-            self.findings.append(finding)
-
-    def set_severity(self, severity: Severity) -> None:
-        """Make all findings equally severe."""
-        self.by_severity = Counter({severity: self.count})
-        self.findings = [replace(finding, severity=severity) for finding in self.findings]
-
-
-@dataclass(slots=True)
-class InputCount:
-    """What was read of one input file."""
-
-    path: str
-    num_rows: int = 0  # blank lines are none
-    num_rows_ok: int = 0  # rows without an error
-    split: str = "train"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """What a run found."""
-
-    inputs: tuple[InputCount, ...]
-    counts: dict[str, RuleCount]  # by code, those that found something
-    rules: tuple[AnyRule, ...]  # that ran
-    skipped: tuple[tuple[AnyRule, str], ...]  # selected rules that could not run, and why
-    num_desirable: int
-    num_undesirable: int
-    hidden: Mapping[Hidden, int] = field(default_factory=dict)  # findings that are counted here alone
-    survey: Survey = NO_SAMPLES  # what the samples that satisfy the schema are like
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of all inputs."""
-        return sum(entry.num_rows for entry in self.inputs)
-
-    @property
-    def by_severity(self) -> Counter[Severity]:
-        """Exact numbers of findings."""
-        return sum((count.by_severity for count in self.counts.values()), Counter())
-
-    def worst_first(self) -> list[RuleCount]:
-        """The rules that found something: by severity, then by number, then by code."""
-        return sorted(self.counts.values(), key=lambda c: (c.severity.rank, -c.count, c.rule.code))
-
-    def fails(self, level: Severity) -> bool:
-        """Whether anything was found that is as bad as `level` or worse, what thresholds put up with left out."""
-        return any(
-            severity.at_least(level)
-            for count in self.counts.values()
-            if not count.is_tolerated
-            for severity in count.by_severity
-        )
 
 
 def validate(

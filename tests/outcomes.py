@@ -14,7 +14,8 @@ from kto_data.inputs import open_inputs
 from kto_data.report.outcome import Outcome, presentable
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule
-from kto_data.validate import RuleCount, Validation, validate
+from kto_data.validate import validate
+from kto_data.validation import RuleCount, Validation
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=alert(1)>'\"&`\u202e\x1b[31m\x00\ud800 "
 

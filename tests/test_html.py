@@ -32,8 +32,8 @@ from kto_data.report.pictures import MOST_PICTURES, take_pictures
 from kto_data.report.text import printable
 from kto_data.rules import ALL_RULES
 from kto_data.survey import SourceCounts, Survey
-from kto_data.validate import RuleCount, Validation
 from kto_data.validate import validate as run
+from kto_data.validation import RuleCount, Validation
 
 MOST_BYTES = 300_000
 VOID = {"meta", "link", "br", "img", "input", "rect", "line", "path"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kto_data.inputs import Input
     from kto_data.settings import Codes, SuppressEntry, ValidateSettings
     from kto_data.triage import Limit, Suppression, Threshold, Triage
-    from kto_data.validate import Validation
+    from kto_data.validation import Validation
 
 
 @dataclass(frozen=True, slots=True)

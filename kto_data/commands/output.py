@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kto_data.inputs import Input
     from kto_data.report.outcome import Outcome, Place
     from kto_data.settings import ValidateSettings
-    from kto_data.validate import Validation
+    from kto_data.validation import Validation
 
 MOST_SUMMARY_BYTES = 900_000
 """Of a step's summary on GitHub, which takes a megabyte."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kto_data.inputs import Excerpt, Input
     from kto_data.settings import Effective, ValidateSettings
     from kto_data.triage import Triage
-    from kto_data.validate import Validation
+    from kto_data.validation import Validation
 
 _STDOUT = Path("-")
 _BYTES_WORTH_A_PROCESS = 16_000_000  # under it, starting processes takes longer than checking

@@ -13,7 +13,7 @@ from kto_data.remarks import Remark, remarks
 from kto_data.report.outcome import FileDigest, Outcome
 from kto_data.rules.base import AnyRule, Fix
 from kto_data.survey import LabelCounts, SplitSurvey, Survey
-from kto_data.validate import InputCount, RuleCount
+from kto_data.validation import InputCount, RuleCount
 
 
 class _Model(BaseModel):

@@ -12,7 +12,7 @@ from itertools import groupby
 from kto_data.finding import Severity
 from kto_data.report.text import printable
 from kto_data.rules.words import counted
-from kto_data.validate import RuleCount, Validation
+from kto_data.validation import RuleCount, Validation
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 _LINES_NAMED = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kto_data.report.outcome import Outcome
 from kto_data.report.text import printable
 from kto_data.rules.words import counted
-from kto_data.validate import RuleCount
+from kto_data.validation import RuleCount
 
 _LINES_A_CASE = 20
 

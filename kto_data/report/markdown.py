@@ -8,7 +8,7 @@ from kto_data.finding import Finding
 from kto_data.report.outcome import Outcome
 from kto_data.report.text import cut, printable, summary_line
 from kto_data.triage import hidden_words
-from kto_data.validate import RuleCount
+from kto_data.validation import RuleCount
 
 _MOST_RULES_WITH_SAMPLES = 30
 _SAMPLE_BYTES = 400_000  # of all samples together: GitHub refuses a step's summary of more than a megabyte

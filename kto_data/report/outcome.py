@@ -19,7 +19,7 @@ from kto_data import __version__
 from kto_data.finding import Finding, Severity
 from kto_data.locate import column
 from kto_data.source import STDIN
-from kto_data.validate import RuleCount, Validation
+from kto_data.validation import RuleCount, Validation
 
 _MOST_CHARACTERS = 2_000  # of a message or a pointer: a field name can be as long as a file
 _LOCATED_PER_RULE = 100  # findings of a rule whose column is looked up

@@ -22,7 +22,7 @@ from kto_data.report.text import FIX_WORDS, cut, next_command, summary_line
 from kto_data.rules.words import counted
 from kto_data.survey import SourceCounts, SplitSurvey
 from kto_data.triage import hidden_words
-from kto_data.validate import InputCount, RuleCount, Validation
+from kto_data.validation import InputCount, RuleCount, Validation
 
 _MOST_SAMPLES = 10  # findings shown of a rule
 _SAMPLE_BYTES = 100_000  # of all findings shown, as HTML

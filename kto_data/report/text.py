@@ -11,7 +11,7 @@ from kto_data.remarks import remarks
 from kto_data.rules.base import Fix
 from kto_data.rules.words import counted
 from kto_data.survey import Survey
-from kto_data.validate import RuleCount, Validation
+from kto_data.validation import RuleCount, Validation
 
 WIDTH = 80
 _BAR_WIDTH = 30

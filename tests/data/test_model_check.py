@@ -16,7 +16,8 @@ from kto_data.errors import ModelError
 from kto_data.finding import Finding, Severity
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
-from kto_data.validate import Validation, validate
+from kto_data.validate import validate
+from kto_data.validation import Validation
 
 MAX_LENGTH = 100
 TOO_LONG = ("KTO501", "KTO502", "KTO503")

@@ -14,7 +14,7 @@ from kto_data.report.markdown import markdown_report
 from kto_data.report.outcome import FileDigest, Outcome
 from kto_data.report.text import Paint, concise_line, full_report, next_command, printable, summary_line
 from kto_data.rules import ALL_RULES
-from kto_data.validate import InputCount, RuleCount, Validation
+from kto_data.validation import InputCount, RuleCount, Validation
 
 _PLAIN = Paint(color=False)
 

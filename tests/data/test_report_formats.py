@@ -17,7 +17,8 @@ from kto_data.report.formats import FORMATS, statistics
 from kto_data.report.outcome import Outcome, presentable, spread
 from kto_data.rules import ALL_RULES
 from kto_data.schema import schema_text
-from kto_data.validate import RuleCount, Validation, validate
+from kto_data.validate import validate
+from kto_data.validation import RuleCount, Validation
 
 HOSTILE = "a\nb\x1b[31m ]]> ::error::x | `c` <script>alert(1)</script> \ud800 \x00 " + "x" * 100_000
 

@@ -11,14 +11,15 @@ import pytest
 from conftest import make_image, make_record, write_jsonl
 
 import kto_data.check
-import kto_data.validate
+import kto_data.validation
 from kto_data.check import CheckSettings
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Severity
 from kto_data.inputs import open_inputs
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Stage
-from kto_data.validate import Validation, validate
+from kto_data.validate import validate
+from kto_data.validation import Validation
 
 RuleThat = Callable[[str, BaseException], None]
 """Code of a rule, and what is to be raised whenever it runs."""
@@ -103,7 +104,7 @@ def test_what_no_rule_is_to_blame_for_ends_the_run(error: BaseException, crashin
 
 
 def test_findings_beyond_those_kept_are_counted_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kto_data.validate, "KEPT_PER_RULE", 2)
+    monkeypatch.setattr(kto_data.validation, "KEPT_PER_RULE", 2)
     rows = [_said(str(index), index % 2 == 0, more=1) for index in range(5)]
     validation, found = _run(rows, tmp_path)
     unknown, told = validation.counts["KTO111"], validation.counts["KTO903"]
@@ -117,7 +118,7 @@ def test_findings_beyond_those_kept_are_counted_and_told(tmp_path: Path, monkeyp
 
 
 def test_nothing_is_told_of_findings_that_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kto_data.validate, "KEPT_PER_RULE", 2)
+    monkeypatch.setattr(kto_data.validation, "KEPT_PER_RULE", 2)
     validation, _ = _run([_said("A", more=1), _said("B", False, more=1)], tmp_path)
     assert list(validation.counts) == ["KTO111"]
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import make_image, make_record, write_jsonl
 
 from kto_data import validate as module
+from kto_data import validation
 from kto_data.check import CheckSettings
 from kto_data.chunk import SourceKind
 from kto_data.errors import InputError
@@ -20,7 +21,8 @@ from kto_data.formats import make_layout
 from kto_data.image import ImageCheck, PixelBudget
 from kto_data.inputs import Input, open_inputs
 from kto_data.source import Source
-from kto_data.validate import Validation, validate
+from kto_data.validate import validate
+from kto_data.validation import Validation
 
 Found = tuple[str, str, int | None]
 OFF = CheckSettings(images=ImageCheck.OFF)
@@ -259,7 +261,7 @@ def test_images_are_held_to_the_budget(tmp_path: Path, budget: PixelBudget, expe
 def test_findings_kept_of_a_rule_are_bounded_and_counted_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "KEPT_PER_RULE", 4)
+    monkeypatch.setattr(validation, "KEPT_PER_RULE", 4)
     result, told = check(write_jsonl(tmp_path / "a.jsonl", [answer("", id=i, label=i % 2 == 0) for i in range(9)]))
     count = result.counts["KTO306"]
     assert (count.count, count.num_rows, len(count.findings)) == (9, 9, 4)
