@@ -185,6 +185,69 @@ def _llava_next() -> Parts:
     return processor, transformers.LlavaNextForConditionalGeneration(config)
 
 
+def _llava_onevision() -> Parts:
+    """Its tower has no class token, and no feature is dropped."""
+    tokenizer = _llava_tokenizer()
+    images = transformers.LlavaOnevisionImageProcessor(
+        size={"height": 28, "width": 28}, image_grid_pinpoints=LLAVA_NEXT_GRIDS
+    )
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size={"height": 28, "width": 28}),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=LLAVA_TEMPLATE,
+    )
+    config = transformers.LlavaOnevisionConfig(
+        text_config=_text_config(tokenizer, model_type="qwen2"),
+        vision_config=_vision_config(model_type="siglip_vision_model", vision_use_head=False),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=LLAVA_NEXT_GRIDS,
+    )
+    return processor, transformers.LlavaOnevisionForConditionalGeneration(config)
+
+
+# ---- Pixtral: a token for each patch of 7 x 7 pixels, a row of them ended by a token, and the image by another one
+
+PIXTRAL_SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+PIXTRAL_TEMPLATE = """\
+{%- if messages[0].role == 'system' %}{%- set system = messages[0].content %}{%- set turns = messages[1:] %}
+{%- else %}{%- set turns = messages %}{%- endif %}
+{{- bos_token }}
+{%- for message in turns %}
+    {%- if message.role == 'user' %}{{- '[INST]' }}{%- endif %}
+    {%- if loop.first and system %}
+        {%- if system is string %}{{- system }}{%- else %}{{- system[0].text }}{%- endif %}{{- '\\n\\n' }}
+    {%- endif %}
+    {%- if message.content is string %}{{- message.content }}
+    {%- else %}
+        {%- for part in message.content %}
+            {%- if part.type == 'image' %}{{- '[IMG]' }}{%- else %}{{- part.text }}{%- endif %}
+        {%- endfor %}
+    {%- endif %}
+    {%- if message.role == 'user' %}{{- '[/INST]' }}{%- else %}{{- eos_token }}{%- endif %}
+{%- endfor %}"""
+
+
+def _pixtral() -> Parts:
+    tokenizer = _tokenizer(PIXTRAL_SPECIAL_TOKENS, PIXTRAL_TEMPLATE, eos="</s>", pad="<pad>", bos="<s>")
+    images = transformers.PixtralImageProcessor(size={"longest_edge": 84}, patch_size={"height": 7, "width": 7})
+    processor = transformers.PixtralProcessor(
+        image_processor=images, tokenizer=tokenizer, patch_size=7, chat_template=PIXTRAL_TEMPLATE
+    )
+    config = transformers.LlavaConfig(
+        text_config=_text_config(tokenizer, model_type="mistral"),
+        vision_config=_vision_config(model_type="pixtral", image_size=84),
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    return processor, transformers.LlavaForConditionalGeneration(config)
+
+
 # ---- Idefics3 and SmolVLM: tiles of 28 x 28 pixels, 16 patches each, of which a 2 x 2 shuffle leaves 4 tokens
 
 IDEFICS_SPECIAL_TOKENS = [
@@ -430,6 +493,8 @@ _FAMILIES: dict[str, Callable[[], Parts]] = {
     "text": _text,
     "llava": _llava,
     "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "pixtral": _pixtral,
     "idefics3": _idefics3,
     "gemma3": _gemma3,
     "qwen2_vl": _qwen2_vl,
@@ -438,7 +503,7 @@ _FAMILIES: dict[str, Callable[[], Parts]] = {
     "smolvlm": _smolvlm,
 }
 FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
-TORCHVISION_FAMILIES: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+TORCHVISION_FAMILIES: tuple[str, ...] = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 """Those whose processors want torchvision."""
 IMAGE_FAMILIES: tuple[str, ...] = tuple(name for name in FAMILIES if name != "text")
 

@@ -128,7 +128,7 @@ class Encoder:
         spans: list[ImageSpan] = []
         for index, image in enumerate(sample.images):
             try:
-                spans.append(self.processor.image_span((image.width, image.height)))
+                spans.append(self.processor.image_span((image.width, image.height), len(sample.images)))
             except ValueError as error:
                 size = f"{image.width}x{image.height}"
                 return Refused(IMAGE_REFUSED, f"the processor refuses an image of {size}: {error}", f"/images/{index}")

@@ -6,7 +6,9 @@ Nothing here knows a model family, and no pixel of the data is looked at: proces
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kto_data import image
@@ -14,6 +16,8 @@ from kto_data.errors import ModelError
 
 _NUM_CHECKED_SIZES = 3
 """Distinct sizes for which the processor's own count must equal a blank image's before the count alone is believed."""
+_PROBES = ((64, 64), (1000, 600))
+"""Sizes, one within a tile and one beyond, of which a processor is asked whether the number of images matters."""
 _BLANK_OPTIONS = {"do_rescale": False, "do_normalize": False}
 """What is left out for blank images: arithmetic on the values of pixels, which decides no token."""
 
@@ -67,8 +71,11 @@ class SizeCounting:
         self._num_sizes = 0
         self._frame: tuple[str, str, str] | None = None  # text before the run, the token of the run, text behind
 
-    def replacement(self, size: tuple[int, int]) -> str:
-        """The text that the placeholder of an image of `size` (width, height) is replaced with."""
+    def replacement(self, size: tuple[int, int], num_images: int = 1) -> str:
+        """The text that the placeholder of an image of `size` (width, height) is replaced with, as one of the
+        `num_images` images of its row (see `number_matters`)."""
+        if num_images > 1:
+            return self._from_blanks([size] * num_images)[0]
         self._num_sizes += 1
         worked_out = self._work_out(size)
         if worked_out is None:
@@ -79,6 +86,23 @@ class SizeCounting:
                 hint="this is a fault of the model's processor in transformers; please report it with the image size",
             )
         return worked_out
+
+    @cached_property
+    def number_matters(self) -> bool:
+        """Whether an image becomes something else among others of its row than alone: some processors cut only single
+        images into tiles.
+
+        Raises `ModelError` where it depends on which images the others are.
+        """
+        together = self._from_blanks(_PROBES)
+        if together == [self._from_blank(size) for size in _PROBES]:
+            return False
+        if together != [self._from_blanks([size] * len(_PROBES))[0] for size in _PROBES]:
+            raise ModelError(
+                f"{type(self._processor).__name__} gives an image other tokens beside other images",
+                hint="tokens of its images cannot be known from their sizes: use data with one image a row",
+            )
+        return True
 
     def _work_out(self, size: tuple[int, int]) -> str | None:
         """The replacement by numbers alone; None where they do not tell."""
@@ -106,15 +130,20 @@ class SizeCounting:
         return tuple(int(number) for number in numbers) if isinstance(numbers, tuple) and len(numbers) >= 3 else None
 
     def _from_blank(self, size: tuple[int, int]) -> str:
+        return self._from_blanks([size])[0]
+
+    def _from_blanks(self, sizes: Sequence[tuple[int, int]]) -> list[str]:
+        """What images of these sizes become, all in one row."""
         out = self._processor(
-            images=[[image.blank(size)]],
-            text=[self._processor.image_token],
+            images=[[image.blank(size) for size in sizes]],
+            text=[self._processor.image_token * len(sizes)],
             add_special_tokens=False,
             return_text_replacement_offsets=True,
             **_BLANK_OPTIONS,
         )
-        (only,) = out["text_replacement_offsets"][0]
-        return str(only["replacement"])
+        found = out["text_replacement_offsets"][0]
+        assert len(found) == len(sizes)
+        return [str(one["replacement"]) for one in found]
 
     def _from_count(self, size: tuple[int, int]) -> str:
         assert self._frame is not None

@@ -66,7 +66,7 @@ class Processor:
             self.processing_class.tokenizer if hasattr(processing_class, "tokenizer") else processing_class
         )
         self.name = type(processing_class).__name__
-        self._spans: dict[tuple[int, int], ImageSpan] = {}
+        self._spans: dict[tuple[tuple[int, int], int], ImageSpan] = {}  # by size, and images of the row
         self._counting = SizeCounting(self.processing_class) if self.has_images else None
         self._run: Run | None = None  # known once a first image is
         special = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
@@ -164,19 +164,22 @@ class Processor:
 
     # -- images -------------------------------------------------------------------------------------------------
 
-    def image_span(self, size: tuple[int, int]) -> ImageSpan:
-        """What an image of `size` (width, height), upright and within the pixel budget, becomes in the text.
+    def image_span(self, size: tuple[int, int], num_images: int = 1) -> ImageSpan:
+        """What an image of `size` (width, height), upright and within the pixel budget, becomes in the text as one of
+        the `num_images` images of its row.
 
         Raises `ValueError` when the processor refuses the size, `ModelError` when its own count of tokens turns out
         to be wrong for a size.
         """
-        span = self._spans.get(size)
+        assert self._counting is not None, "a text model has no images"
+        if num_images > 1 and not self._counting.number_matters:
+            num_images = 1
+        span = self._spans.get((size, num_images))
         if span is None:
-            assert self._counting is not None, "a text model has no images"
-            replacement = self._counting.replacement(size)
+            replacement = self._counting.replacement(size, num_images)
             self._run = self._run or self._find_run(replacement)
             span = ImageSpan(replacement, len(self.tokenize([replacement])[0]))
-            self._spans[size] = span
+            self._spans[size, num_images] = span
         return span
 
     def _find_run(self, replacement: str) -> Run | None:
