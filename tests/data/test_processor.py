@@ -85,3 +85,22 @@ def test_long_runs_of_image_tokens_are_spliced_without_a_trace(folder: Path) -> 
     texts = ["", token, f"a{token * 3}b{token}", f" {token * 700} {token}\n{token * 2}", "plain"]
     plain = Processor(str(folder), processor.processing_class)  # has met no image: knows no run
     assert processor.tokenize(texts) == plain.tokenize(texts)
+
+
+def test_an_image_among_others_may_be_something_else_than_alone(tiny_model: TinyModel) -> None:
+    processor = load_processor(tiny_model("llava_onevision"))
+    alone, among = (processor.image_span((200, 60), number).num_tokens for number in (1, 2))
+    assert alone > among
+    assert processor.image_span((200, 60)).num_tokens == alone
+
+
+def test_a_processor_that_looks_at_the_other_images_is_refused_by_name(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = load_processor(tiny_model("llava_next"))
+    assert processor._counting is not None
+    ask = processor._counting._from_blanks
+    # As one that brings all images of a row to the size of the largest.
+    monkeypatch.setattr(processor._counting, "_from_blanks", lambda sizes: ask([max(sizes)] * len(sizes)))
+    with pytest.raises(ModelError, match="LlavaNextProcessor gives an image other tokens"):
+        processor.image_span((28, 28), 2)
