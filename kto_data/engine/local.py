@@ -85,7 +85,7 @@ def run(
     finally:
         if not is_done:  # Ctrl-C, an error, or a caller that stops listening: nobody waits for the units at hand
             for worker in set(active_children()) - others:
-                worker.terminate()
+                worker.kill()  # whatever handles SIGTERM there may wait for a lock that another killed worker held
         pool.shutdown(wait=True, cancel_futures=True)
 
 
