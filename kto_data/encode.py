@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from kto_data.finding import Scalar
 from kto_data.policy import TooLong
-from kto_data.processor import ImageSpan, Processor, Rendered, common_prefix_length
+from kto_data.processor import ImageSpan, Processor
 from kto_data.record import Message, Record
+from kto_data.template import Rendered, common_prefix_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ image, and its answer remembered. Nothing here knows a model family.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -22,25 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from kto_data.errors import MissingExtraError, ModelError
 from kto_data.image_tokens import Run, SizeCounting, most_repeated
-from kto_data.record import ImagePart, Message, Record
+from kto_data.model_identity import identity
+from kto_data.record import Record
+from kto_data.template import Rendered, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 _PROBE_TEXT = "The quick brown fox jumps over the lazy dog."
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A record as the chat template writes it; image placeholders are not expanded yet."""
-
-    alone: str  # the prompt by itself, ready for an answer
-    whole: str  # the prompt with its completion
-
-    def split(self) -> tuple[str, str]:
-        """Prompt and completion: the longest common beginning of the two, and the rest of the whole."""
-        num_shared = common_prefix_length(self.alone, self.whole)
-        return self.whole[:num_shared], self.whole[num_shared:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +68,11 @@ class Processor:
     # -- text ---------------------------------------------------------------------------------------------------
 
     def render(self, record: Record) -> Rendered:
-        """The prompt and the conversation as the chat template writes them.
-
-        They are what TRL renders. Its vision collator splits them where the texts part (`Rendered.split`); its
-        tokenizing step for text models splits their ids. (The collator leaves `tools` out; here they are rendered,
-        as TRL's text path does.)
+        """The prompt and the conversation as the chat template writes them, without expanded images.
 
         Raises `ValueError` when the template refuses the record.
         """
-        prompt_messages = [self._template_message(message) for message in record.prompt]
-        messages = [*prompt_messages, self._template_message(record.completion)]
-        ends_open = record.prompt[-1].role == "assistant" and self.has_images
-        alone = self._apply_template(
-            record, prompt_messages, add_generation_prompt=not ends_open, continue_final_message=ends_open
-        )
-        return Rendered(alone, self._apply_template(record, messages))
-
-    def _apply_template(self, record: Record, messages: list[dict[str, Any]], **options: bool) -> str:
-        # Templates are the model author's code: Jinja raises its own errors, `raise_exception` in a template too,
-        # and a filter on a wrong type gives a TypeError. All of them mean: this record cannot be rendered.
-        import jinja2
-
-        try:
-            text = self.processing_class.apply_chat_template(
-                messages,
-                tools=list(record.tools) if record.tools else None,
-                tokenize=False,
-                **options,
-                **(record.chat_template_kwargs or {}),
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise ValueError(str(error)) from error
-        return str(text)
-
-    def _template_message(self, message: Message) -> dict[str, Any]:
-        if not self.has_images:
-            # Templates of text models take strings: some raise on lists of parts, others print the list as it is.
-            text = message.content if isinstance(message.content, str) else _joined_text(message)
-            return {"role": message.role, "content": text}
-        if isinstance(message.content, str) and not message.num_images():
-            return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
-        return {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
+        return render(self.processing_class, record, with_images=self.has_images)
 
     def control_tokens_in(self, record: Record) -> list[tuple[int, str]]:
         """The model's own special tokens that stand in the texts of a record, each with the index of its message.
@@ -207,30 +158,7 @@ class Processor:
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Hashes of all that decides the ids: "tokenizer", "chat_template" and "image_processor"."""
-        template = self.processing_class.chat_template or self.tokenizer.chat_template
-        parts = {"tokenizer": self._tokenizer_state(), "chat_template": json.dumps(template, sort_keys=True)}
-        if self.has_images:
-            parts["image_processor"] = _settings(self.processing_class.to_dict())
-        return {name: hashlib.sha256(state.encode()).hexdigest()[:32] for name, state in parts.items()}
-
-    def _tokenizer_state(self) -> str:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)  # tokenizers written in Python have none
-        if backend is None:
-            added = {str(token): index for token, index in self.tokenizer.get_added_vocab().items()}
-            return json.dumps([self.tokenizer.get_vocab(), added], sort_keys=True)
-        state = json.loads(backend.to_str())
-        # Left behind by whoever called last; they have no part in the ids of a single text.
-        state.pop("truncation", None)
-        state.pop("padding", None)
-        return json.dumps(state, sort_keys=True)
-
-
-def common_prefix_length(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many leading items (ids, characters) two sequences share."""
-    for index, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return index
-    return min(len(left), len(right))
+        return identity(self.processing_class, self.tokenizer, with_images=self.has_images)
 
 
 def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Processor:
@@ -290,30 +218,6 @@ def _check_usable(processor: Processor) -> None:
             f"{processor.name} does not say what it makes of an image: {_first_line(error)}",
             hint="images of this model cannot be preprocessed; text models and other image models can",
         ) from None
-
-
-def _joined_text(message: Message) -> str:
-    return "".join(part.text for part in message.parts() if not isinstance(part, ImagePart))
-
-
-def _settings(state: dict[str, Any]) -> str:
-    """A processor's settings as canonical JSON, without what says which class or library version reads them."""
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            skipped = (
-                "processor_class",
-                "image_processor_type",
-                "video_processor_type",
-                "_processor_class",
-                "tokenizer",
-            )
-            return {key: strip(item) for key, item in value.items() if key not in skipped}
-        if isinstance(value, (list, tuple)):
-            return [strip(item) for item in value]
-        return value
-
-    return json.dumps(strip(state), sort_keys=True, default=str)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,39 @@
+"""What of a model's tokenizer, template and image processor decides the ids, as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+_READERS = ("processor_class", "image_processor_type", "video_processor_type", "_processor_class", "tokenizer")
+"""Entries of a processor's settings that say which class, or library version, reads them."""
+
+
+def identity(processing_class: Any, tokenizer: Any, *, with_images: bool) -> dict[str, str]:
+    """Hashes of all that decides the ids: "tokenizer", "chat_template" and, `with_images`, "image_processor"."""
+    template = processing_class.chat_template or tokenizer.chat_template
+    parts = {"tokenizer": _tokenizer_state(tokenizer), "chat_template": json.dumps(template, sort_keys=True)}
+    if with_images:
+        parts["image_processor"] = json.dumps(_settings(processing_class.to_dict()), sort_keys=True, default=str)
+    return {name: hashlib.sha256(state.encode()).hexdigest()[:32] for name, state in parts.items()}
+
+
+def _tokenizer_state(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # tokenizers written in Python have none
+    if backend is None:
+        added = {str(token): index for token, index in tokenizer.get_added_vocab().items()}
+        return json.dumps([tokenizer.get_vocab(), added], sort_keys=True)
+    state = json.loads(backend.to_str())
+    # Left behind by whoever called last; they have no part in the ids of a single text.
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return json.dumps(state, sort_keys=True)
+
+
+def _settings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _settings(item) for key, item in value.items() if key not in _READERS}
+    if isinstance(value, (list, tuple)):
+        return [_settings(item) for item in value]
+    return value
