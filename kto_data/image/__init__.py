@@ -1,0 +1,43 @@
+"""Images by their headers: size, orientation, pixel budget. The only home of Pillow.
+
+`ImageHeader.width` and `.height` are those of the upright image, after the EXIF orientation is applied: the size that
+training sees. `PixelBudget.fit` gives the size after the user's pixel budget. `validate`, `preprocess` and the
+training collator all take both from here, so that the tokens counted are the tokens fed.
+"""
+
+from kto_data.image.budget import DEFAULT_MAX_PIXELS, DEFAULT_MIN_PIXELS, PixelBudget
+from kto_data.image.header import BOMB_PIXELS, DECODE_ERRORS, ImageHeader, NotAnImageError, read_header
+from kto_data.image.pixels import (
+    blank,
+    load_for_training,
+    load_upright,
+    resize,
+    shows_one_color,
+    thumbnail,
+    to_rgb,
+)
+from kto_data.image.probing import END_MARKERS, END_WINDOW, ImageCheck, ImageProbe, ProbeStatus, probe
+
+__all__ = [
+    "BOMB_PIXELS",
+    "DECODE_ERRORS",
+    "DEFAULT_MAX_PIXELS",
+    "DEFAULT_MIN_PIXELS",
+    "END_MARKERS",
+    "END_WINDOW",
+    "ImageCheck",
+    "ImageHeader",
+    "ImageProbe",
+    "NotAnImageError",
+    "PixelBudget",
+    "ProbeStatus",
+    "blank",
+    "load_for_training",
+    "load_upright",
+    "probe",
+    "read_header",
+    "resize",
+    "shows_one_color",
+    "thumbnail",
+    "to_rgb",
+]
