@@ -57,7 +57,8 @@ def _nothing(line: str) -> None:
 
 def _train(plan: Plan, say: Any) -> int:
     from kto_train.collate import image_backend
-    from kto_train.monitor import Monitor, StopSignals
+    from kto_train.monitor import Monitor
+    from kto_train.stopping import StopSignals
 
     config, output = plan.config, Path(plan.config.output_dir)
     matters = what_matters(

@@ -1,0 +1,58 @@
+"""How a training ends before its last step: on a signal, with a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback
+
+Say = Callable[[str], None]
+
+
+class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Ctrl-C and SIGTERM end a training after its step, with a checkpoint; a second one ends it at once.
+
+    Outside of `train` (loading, computing references) they end the program at once, as a KeyboardInterrupt.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.stopped = False
+        self._training = False
+        self._process = os.getpid()
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data worker, which a terminal's Ctrl-C reaches too: the batch at hand is still wanted
+        if self.stopped or not self._training:
+            raise KeyboardInterrupt
+        self.stopped = True
+        self.say(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """From here on there is something to save."""
+        self._training = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save and stop, if asked to."""
+        if self.stopped:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Nothing to finish any more."""
+        self._training = False
