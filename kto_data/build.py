@@ -35,6 +35,7 @@ from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 
 _REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
 _IMAGE_CODES = "KTO2"
+_CONTRADICTION_CODE = "KTO401"
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
 """Libraries whose version may change ids or bytes."""
 
@@ -50,6 +51,11 @@ class BuildSettings:
     max_length: int | None = None
     too_long: TooLong = TooLong.ERROR
     invalid: Invalid = Invalid.ERROR
+
+    @property
+    def checks(self) -> CheckSettings:
+        """What a line is held to."""
+        return CheckSettings(images=ImageCheck.HEADER, image_root=self.image_root, budget=self.budget)
 
 
 class Builder:
@@ -77,7 +83,7 @@ class Builder:
         return built
 
     def _build_anew(self, unit: Unit, lines: Sequence[Line]) -> Built:
-        output = _Output(unit.chunk.path)
+        output = _Output(unit.chunk.path, frozenset(lines[place] for place in unit.contradicting))
         checker = self._checker(unit.layout)
         for batch in batches(map(checker.check, lines), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
@@ -94,15 +100,12 @@ class Builder:
     def _checker(self, layout: Layout) -> LineChecker:
         """The checker of the files at hand, kept for what it remembers of images while their layout stays."""
         if self._last_checker is None or self._last_checker.layout != layout:
-            settings = CheckSettings(
-                images=ImageCheck.HEADER, image_root=self.settings.image_root, budget=self.settings.budget
-            )
-            self._last_checker = LineChecker(layout, settings)
+            self._last_checker = LineChecker(layout, self.settings.checks)
         return self._last_checker
 
     def _build_batch(self, batch: list[CheckedLine], output: _Output) -> None:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
-        sound = [checked for checked in batch if checked.is_trainable]
+        sound = [c for c in batch if c.is_trainable and not output.contradicts(c.line)]
         items = [item for checked in sound for item in checked.samples]
         samples = [as_sample(item, self.settings.budget, self._digest) for item in items]
         for sample, item in zip(samples, items, strict=True):
@@ -120,6 +123,8 @@ class Builder:
                 output.has_image_faults |= any(finding.code.startswith(_IMAGE_CODES) for finding in checked.findings)
                 codes = sorted({f.code for f in checked.findings if f.severity is Severity.ERROR})
                 output.reject(checked.line, codes, checked.labels)
+            elif output.contradicts(checked.line):
+                output.reject(checked.line, [_CONTRADICTION_CODE], checked.labels)
             else:
                 self._place(checked, [next(answers) for _ in checked.samples], output)
 
@@ -147,7 +152,8 @@ class Builder:
 class _Output:
     """What a unit has given so far."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, contradicting: frozenset[Line]) -> None:
+        self._contradicting = contradicting
         self.facts = ChunkFacts(path)
         self.rows: list[CachedRow] = []
         self.tally = TallyBuilder()
@@ -155,6 +161,10 @@ class _Output:
         self.rejects: list[bytes] = []
         self.images: dict[str, ImageStamp] = {}  # by the path in the records
         self.has_image_faults = False
+
+    def contradicts(self, line: Line) -> bool:
+        """Whether a line that is sound by itself goes because of another one."""
+        return bool(self._contradicting) and line in self._contradicting  # a line's hash is not to be had for nothing
 
     def reject(self, line: Line, codes: list[str], labels: Iterable[bool | None]) -> None:
         for label in labels:

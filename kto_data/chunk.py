@@ -171,7 +171,7 @@ class Chunk:
                 number += 1
                 offset += len(raw)
         if offset != self.byte_stop:
-            raise _changed(file_path)
+            raise changed(file_path)
 
     def _plain_blocks(self) -> Iterator[Block]:
         number, offset = self.first_line, self.byte_start
@@ -181,7 +181,7 @@ class Chunk:
                 if not data.endswith(b"\n"):
                     data += file.readline(self.byte_stop - offset - len(data))
                 if not data:
-                    raise _changed(self.path)
+                    raise changed(self.path)
                 ends = tuple(line_ends(data))
                 yield Block(path=self.path, first_line=number, byte_start=offset, data=data, ends=ends)
                 number += len(ends)
@@ -191,7 +191,7 @@ class Chunk:
         with reading(self.path), self._open() as file:
             data = file.read(self.byte_stop - self.byte_start)
         if self.payload is None and len(data) != self.byte_stop - self.byte_start:
-            raise _changed(self.path)
+            raise changed(self.path)
         start = 0
         for span in self.spans:
             if self.payload is None:
@@ -205,7 +205,7 @@ class Chunk:
     def _parquet_lines(self) -> Iterator[Line]:
         raws = parquet.read_rows(self.local, self.first_line - 1, self.num_rows)
         if len(raws) != self.num_rows:
-            raise _changed(self.path)
+            raise changed(self.path)
         for number, raw in enumerate(raws, start=self.first_line):
             yield Line(self.path, number, 0, raw)
 
@@ -238,5 +238,6 @@ def unreadable(path: str, error: OSError) -> InputError:
     return InputError(f"{path} cannot be read: {error.strerror or error}", hint="check its permissions")
 
 
-def _changed(path: str) -> InputError:
+def changed(path: str) -> InputError:
+    """The error for a file that is not any more what it was when it was opened."""
     return InputError(f"{path} changed while it was read", hint="run again when nothing writes to it")

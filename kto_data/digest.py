@@ -63,7 +63,12 @@ as_json = orjson.dumps
 
 @lru_cache(maxsize=50_000)  # an image stands in many records
 def file_digest(path: str) -> int | None:
-    """The number of a file's bytes; None where it cannot be read."""
+    """The number of a file's bytes, as they were when this process first asked; None where it cannot be read."""
+    return fresh_file_digest(path)
+
+
+def fresh_file_digest(path: str) -> int | None:
+    """The number of a file's bytes, as they are now; None where it cannot be read."""
     content = xxhash.xxh3_64()
     try:
         with open(path, "rb") as file:

@@ -18,3 +18,11 @@ class Invalid(StrEnum):
 
     ERROR = "error"  # no cache is made
     DROP = "drop"  # it goes to the rejects file
+
+
+class Contradictions(StrEnum):
+    """What becomes of rows with the same prompt, images and completion, and both labels."""
+
+    KEEP = "keep"  # they are counted
+    DROP = "drop"  # all go to the rejects file
+    MAJORITY = "majority"  # those of the rarer label go, on a tie all

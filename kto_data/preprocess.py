@@ -9,20 +9,19 @@ a cache.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kto_data import build
+from kto_data.allot import EVAL, Allotment, AllotSettings, allot
 from kto_data.build import BuildSettings, id_parts
 from kto_data.check import CheckSettings, check_dataset
-from kto_data.chunk import Chunk, SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
 from kto_data.errors import CacheError, InputError
@@ -31,19 +30,19 @@ from kto_data.inputs import Input
 from kto_data.manifest import (
     InputFile,
     Manifest,
-    Shard,
     Split,
     differing_parts,
     fingerprint,
     read_manifest,
 )
+from kto_data.paths import TRAIN
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, is_whole, output_lock, publish
 from kto_data.report.balance import BalanceReport, balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.shard import write_dataset_files
-from kto_data.tally import Tally
+from kto_data.so_far import InputSoFar, SplitSoFar
 from kto_data.unit import UNITS_NAME, Built, Unit, sweep
 from kto_data.writing import write_whole, writing_to
 
@@ -58,9 +57,15 @@ class PreprocessSettings:
     inputs: Mapping[str, tuple[Input, ...]]  # split -> files
     output: Path
     build: BuildSettings
+    allot: AllotSettings = field(default_factory=AllotSettings)
     shard_rows: int
     jobs: int
     resume: bool = True  # take over what earlier runs have done
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits of the cache, in their order."""
+        return tuple(self.inputs) if self.allot.eval_fraction is None else (TRAIN, EVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +104,34 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
-    splits = {name: _SplitSoFar() for name in settings.inputs}
-    files = [_InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
+    splits = {name: SplitSoFar() for name in settings.split_names}
+    files = [InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
     findings: list[Finding] = []
     facts = DatasetFacts()
     num_read = num_dropped = num_units = num_reused = 0
-    for file, built in _built_units(settings, files, building):
+    caches = (building, settings.output) if settings.resume else ()
+    allotment = allot(
+        settings.allot,
+        [file.file for file in files],
+        settings.build.checks,
+        rows_per_chunk=settings.shard_rows,
+        jobs=settings.jobs,
+        folder=building,
+        caches=caches,
+    )
+    for file, split, built in _built_units(settings, files, allotment, building, caches):
         rows = sum(built.tally.read.values())
         file.num_rows += rows
-        splits[file.split].add(built)
+        splits[split].add(built)
         facts.extend(built.facts)
-        findings += built.findings
+        file.findings += built.findings
         num_units += 1
         num_reused += built.is_reused
         num_read += rows
         num_dropped += sum(built.tally.dropped.values())
         progress(num_read, num_dropped)
+    for file in files:  # of whose chunks the parts come one after the other
+        findings += sorted(file.findings, key=lambda finding: finding.location.line or 0)
     findings += check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES))
     report = balance_report({name: so_far.merged() for name, so_far in splits.items()})
     if _is_refused(settings.build, findings):
@@ -129,7 +146,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     before = _manifest_before(settings.output)
     is_there = manifest == before and num_reused == num_units and is_whole(settings.output)
     if not is_there:
-        _write_parts(building, manifest, report, splits)
+        _write_parts(building, manifest, report, splits, allotment.names)
         publish(settings.output, building, manifest)
     shutil.rmtree(building)
     return Result(
@@ -161,85 +178,39 @@ def _is_refused(settings: BuildSettings, findings: list[Finding]) -> bool:
     return settings.too_long is TooLong.ERROR and any(finding.code in TOO_LONG_CODES for finding in findings)
 
 
-class _SplitSoFar:
-    """What the units of one split have given so far."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-        self.shards: list[Shard] = []
-        self.rejects: list[bytes] = []
-        self._tallies: list[Tally] = []
-        self._merged: Tally | None = None
-
-    def add(self, built: Built) -> None:
-        self.keys.append(built.key)
-        if built.shard is not None:
-            self.shards.append(built.shard)
-        self.rejects += built.rejects
-        self._tallies.append(built.tally)
-
-    def merged(self) -> Tally:
-        """All counts of the split."""
-        if self._merged is None:
-            self._merged = Tally().merge(self._tallies)
-            self._tallies = []
-        return self._merged
-
-
-class _InputSoFar:
-    """One input file, its rows counted and, where it can be read only once, its bytes hashed as they pass."""
-
-    def __init__(self, split: str, file: Input) -> None:
-        self.split = split
-        self.file = file
-        self.num_rows = 0
-        self._passing = hashlib.sha256()
-        self._num_bytes = 0
-
-    def chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
-        for chunk in self.file.source.chunks(rows_per_chunk):
-            if self.file.source.kind is SourceKind.STDIN:
-                assert chunk.payload is not None
-                self._passing.update(chunk.payload)
-                self._num_bytes += len(chunk.payload)
-            yield chunk
-
-    def finish(self) -> InputFile:
-        """The file as the manifest has it, once all its chunks are drawn."""
-        source = self.file.source
-        is_stdin = source.kind is SourceKind.STDIN
-        sha256, num_bytes = (self._passing.hexdigest(), self._num_bytes) if is_stdin else source.digest()
-        return InputFile(path=source.path, split=self.split, sha256=sha256, bytes=num_bytes, rows=self.num_rows)
-
-
 def _built_units(
-    settings: PreprocessSettings, files: Sequence[_InputSoFar], building: Path
-) -> Iterator[tuple[_InputSoFar, Built]]:
-    """The result of each unit with the file it is of, in the order of the input."""
-    caches = (building, settings.output) if settings.resume else ()
-    origin: deque[_InputSoFar] = deque()  # of the units under way, oldest first
-    numbers = {split: itertools.count() for split in settings.inputs}
+    settings: PreprocessSettings,
+    files: Sequence[InputSoFar],
+    allotment: Allotment,
+    building: Path,
+    caches: tuple[Path, ...],
+) -> Iterator[tuple[InputSoFar, str, Built]]:
+    """The result of each unit with the file it is of and its split, in the order of the input."""
+    origin: deque[tuple[InputSoFar, str]] = deque()  # of the units under way, oldest first
+    numbers = {split: itertools.count() for split in settings.split_names}
+    for folder in (building / split for split in settings.split_names):
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def units() -> Iterator[Unit]:
         for file in files:
-            folder = building / file.split
-            with writing_to(folder):
-                folder.mkdir(parents=True, exist_ok=True)
             for chunk in file.chunks(settings.shard_rows):
-                origin.append(file)
-                name = f"shard-{next(numbers[file.split]):05d}.arrow"
-                yield Unit(chunk, file.file.layout, file.split, folder, name, caches)
+                for part in allotment.parts(chunk, file.split):
+                    origin.append((file, part.split))
+                    name = f"shard-{next(numbers[part.split]):05d}.arrow"
+                    folder = building / part.split
+                    yield Unit(part.chunk, file.file.layout, part.split, folder, name, caches, part.contradicting)
 
     results = local.run(build.build, units(), jobs=settings.jobs, initializer=build.start, initargs=(settings.build,))
     for built in results:
-        yield origin.popleft(), built
+        yield *origin.popleft(), built
 
 
 def _manifest(
     settings: PreprocessSettings,
     processor: Processor,
     inputs: list[InputFile],
-    splits: Mapping[str, _SplitSoFar],
+    splits: Mapping[str, SplitSoFar],
     report: BalanceReport,
 ) -> Manifest:
     options = settings.build
@@ -248,6 +219,7 @@ def _manifest(
         "layouts": [repr(file.layout) for files in settings.inputs.values() for file in files],
         **id_parts(processor, options),
         "invalid": options.invalid.value,
+        **settings.allot.parts(),
         "shard_rows": settings.shard_rows,
         "shards": {name: [shard.sha256 for shard in so_far.shards] for name, so_far in splits.items()},
     }
@@ -264,7 +236,7 @@ def _manifest(
     )
 
 
-def _split(name: str, so_far: _SplitSoFar, report: BalanceReport) -> Split:
+def _split(name: str, so_far: SplitSoFar, report: BalanceReport) -> Split:
     rows = so_far.merged().rows
     shards = tuple(shard.model_copy(update={"path": f"{name}/{shard.path}"}) for shard in so_far.shards)
     return Split(
@@ -278,10 +250,17 @@ def _split(name: str, so_far: _SplitSoFar, report: BalanceReport) -> Split:
     )
 
 
-def _write_parts(folder: Path, manifest: Manifest, report: BalanceReport, splits: Mapping[str, _SplitSoFar]) -> None:
+def _write_parts(
+    folder: Path,
+    manifest: Manifest,
+    report: BalanceReport,
+    splits: Mapping[str, SplitSoFar],
+    names_of_keys: Sequence[str],
+) -> None:
     """Write all of a cache but its shards, which are there, and its manifest, which comes last."""
     shards = [f"{name}/{shard.path}" for name, so_far in splits.items() for shard in so_far.shards]
-    sweep(folder, [*shards, *(f"{UNITS_NAME}/{key}" for so_far in splits.values() for key in so_far.keys)])
+    kept = [*names_of_keys, *(key for so_far in splits.values() for key in so_far.keys)]
+    sweep(folder, [*shards, *(f"{UNITS_NAME}/{name}" for name in kept)])
     names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
     write_dataset_files(folder, names, manifest.fingerprint)
     write_whole(folder / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")

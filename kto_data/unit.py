@@ -33,7 +33,8 @@ UNITS_NAME = ".units"
 """The folder, inside that of a cache, of what is left of finished units."""
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
-_NOT_OURS = (OSError, ValueError, KeyError, TypeError, ValidationError)
+NOT_OURS = (OSError, ValueError, KeyError, TypeError, ValidationError)
+"""What reading raises where a file is missing, or not what a run of this version has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Unit:
     folder: Path  # where the shard goes
     name: str  # the shard's file name
     caches: tuple[Path, ...] = ()  # folders of caches, finished or not, where the unit's work may have been done
+    contradicting: tuple[int, ...] = ()  # places among the chunk's lines, 0-based, of those that go for KTO401
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ class Built:
 
 def unit_key(settings_key: str, unit: Unit, lines: Iterable[Line]) -> str:
     """The hash of a unit's lines and of all that is done to them; `settings_key` stands for what all units share."""
-    first = [settings_key, unit.split, unit.chunk.path, repr(unit.layout)]
+    first = [settings_key, unit.split, unit.chunk.path, repr(unit.layout), *unit.contradicting]
+    return content_key(first, lines)
+
+
+def content_key(first: Sequence[object], lines: Iterable[Line]) -> str:
+    """The hash of lines and of what comes `first`, which must be fit for JSON."""
     content = hashlib.sha256(json.dumps(first).encode())
     for line in lines:
         content.update(b"%d %d %d %s\n" % (line.number, line.byte_offset, len(line.raw), line.problem.encode()))
@@ -102,7 +109,7 @@ def find(key: str, unit: Unit, image_root: Path) -> Built | None:
     for cache in unit.caches:
         try:
             built, split = _from_bytes((cache / UNITS_NAME / key).read_bytes(), key)
-        except _NOT_OURS:  # not there, or spoilt
+        except NOT_OURS:  # not there, or spoilt
             continue
         if built.images is None or not all(_is_same(stamp, image_root) for stamp in built.images):
             continue

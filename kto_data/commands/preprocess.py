@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kto_data.errors import ExitCode, InputError, require_packages
-from kto_data.policy import Invalid, TooLong
+from kto_data.errors import ExitCode, InputError, UsageError, require_packages
+from kto_data.policy import Contradictions, Invalid, TooLong
 
 if TYPE_CHECKING:
     from kto_data.preprocess import PreprocessSettings, Result
@@ -30,6 +30,13 @@ def preprocess(
     model: Annotated[str, typer.Option(help="Model folder or hub id; its weights are not read.")],
     output: Annotated[Path, typer.Option(help="Folder for the cache.")],
     eval_data: Annotated[list[str] | None, typer.Option(help="Files of the eval split. Repeatable.")] = None,
+    eval_fraction: Annotated[
+        float | None, typer.Option(help="Hold back such a part of the rows as the eval split, by prompt and image.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another one draws another eval split.")] = 0,
+    contradictions: Annotated[
+        Contradictions, typer.Option(help="What becomes of equal rows with both labels.")
+    ] = Contradictions.KEEP,
     image_root: Annotated[
         Path | None, typer.Option(help="Folder that image paths start from.", show_default="the data file's folder")
     ] = None,
@@ -53,6 +60,7 @@ def preprocess(
     decoded. Every row is checked on the way, and is either kept or dropped under the code of a rule.
     """
     require_packages(NEEDED_PACKAGES, extra="preprocess", needed_for="`ktodata preprocess`")
+    from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
     from kto_data.engine import local
     from kto_data.image import PixelBudget
@@ -61,6 +69,7 @@ def preprocess(
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
 
+    _check_eval(eval_data, eval_fraction)
     inputs = {"train": open_inputs(paths or [], format=format, dataset_info=dataset_info, dataset=dataset)}
     if eval_data:
         inputs["eval"] = open_inputs(eval_data, format=format)
@@ -76,6 +85,7 @@ def preprocess(
             too_long=too_long,
             invalid=invalid,
         ),
+        allot=AllotSettings(eval_fraction=eval_fraction, seed=seed, contradictions=contradictions),
         shard_rows=shard_rows,
         jobs=jobs or local.default_jobs(),
         resume=resume,
@@ -85,6 +95,18 @@ def preprocess(
     _show(result, settings, quiet=quiet)
     if result.manifest is None:
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _check_eval(eval_data: list[str] | None, eval_fraction: float | None) -> None:
+    if eval_fraction is None:
+        return
+    if eval_data:
+        raise UsageError(
+            "--eval-fraction and --eval-data cannot be given together",
+            hint="the eval split is either drawn from the data, or has files of its own",
+        )
+    if not 0 < eval_fraction < 1:
+        raise UsageError(f"--eval-fraction {eval_fraction:g} is no part of the rows", hint="for one in twenty: 0.05")
 
 
 def _folder(path: Path) -> Path:
