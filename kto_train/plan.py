@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kto_data import __version__
 from kto_data.balance import AdmissibleWeights
 from kto_data.errors import ConfigError
 from kto_data.manifest import read_manifest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _FEW_STEPS = 100
 """Up to this many steps each one is logged; in longer runs every tenth, as TRL does."""
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,39 @@ class Plan:
             yield f"KL cuts    {groups.num_cut:,} KL sequences lose the tail of the partner's completion"
         for warning in self.warnings:
             yield f"warning: {warning}"
+
+    def about(self) -> dict[str, Any]:
+        """The plan as it is kept with a run, for people."""
+        groups, balance, manifest = self.groups, self.balance, self.cache.manifest
+        split = manifest.splits["train"]
+        return {
+            "ktodata": __version__,
+            "versions": {name: version(name) for name in _PACKAGES},
+            "config": self.config.model_dump(mode="json"),
+            "data": {
+                "cache": self.config.cache,
+                "fingerprint": manifest.fingerprint,
+                "rows": len(groups.order),
+                "desirable": balance.num_desirable,
+                "undesirable": balance.num_undesirable,
+                "desirable weight": balance.desirable_weight,
+                "undesirable weight": balance.undesirable_weight,
+                "balance": balance.balance,
+                "tokens": split.num_tokens,
+                "images": split.num_images,
+                "inputs": [f"{file.path}, {file.rows:,} rows, SHA-256 {file.sha256}" for file in manifest.inputs],
+            },
+            "steps": self.num_steps,
+            "groups": {
+                "number": len(groups),
+                "smallest": groups.smallest,
+                "largest": groups.largest,
+                "self_pairs": groups.num_self_pairs,
+                "cut_kl_sequences": groups.num_cut,
+                "padding_share": round(groups.padding_share, 4),
+            },
+            "warnings": list(self.warnings),
+        }
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -124,6 +160,8 @@ def _kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: 
         "desirable_weight": balance.desirable_weight,
         "undesirable_weight": balance.undesirable_weight,
         "precompute_ref_log_probs": config.reference == "cached",
+        # A pickle runs what it says when it is read.
+        "model_init_kwargs": {**(config.kto.get("model_init_kwargs") or {}), "use_safetensors": True},
     }
     try:
         return KTOConfig(**settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class RunRecord:
 
     matters: dict[str, Any]
     about: dict[str, Any]  # for people: versions, groups, balance
-    status: str = "running"  # then "interrupted" or "finished"
+    status: str = "running"  # then "finished", "interrupted", "diverged" or "failed"
 
     def write(self, output: Path) -> None:
         """Write the record; raises `InputError` where that fails."""
@@ -101,6 +102,13 @@ def is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def remove_unfinished(output: Path, step: int) -> None:
+    """Remove the checkpoint of `step` unless it is whole: its files take the room that others need."""
+    checkpoint = output / f"{_CHECKPOINT}{step}"
+    if not is_whole(checkpoint):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def step_of(checkpoint: Path) -> int:

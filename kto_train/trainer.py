@@ -263,6 +263,13 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's, whose failure is a warning: it is written before each checkpoint, which must not be lost to it."""
+        try:
+            super().create_model_card(*args, **kwargs)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            logger.warning("warning: the model card could not be written: %s", error)
+
 
 class _EpochToGroups(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Tells the trainer which epoch begins."""

@@ -54,7 +54,7 @@ def test_from_records_to_a_model_that_loads(
     base = AutoModelForImageTextToText.from_pretrained(model).state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     assert [entry["step"] for entry in read_metrics(Path(output)) if "loss" in entry] == [1, 2, 3]
-    assert (Path(output) / "training.png").stat().st_size > 1000
+    assert (Path(output) / "plots" / "overview.png").stat().st_size > 1000
     record = json.loads((Path(output) / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["matters"]["cache"] == json.loads((Path(cache) / "manifest.json").read_text())["fingerprint"]
@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_saved_and_gone_on_with(
     say, said = stopping_at(2, number)
     assert run(config, dry_run=False, say=say) == ExitCode.INTERRUPTED
     assert said[-1] == f"interrupted; to go on: ktodata train --config {tmp_path}/run/train.yaml --resume auto"
-    assert (tmp_path / "run" / "training.png").exists()
+    assert (tmp_path / "run" / "plots" / "overview.png").exists()
     assert main(["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", "auto"]) == ExitCode.OK
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
     assert [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])] == []
