@@ -145,10 +145,11 @@ class _Pixels:
             return image.load_for_training(path, (ref["width"], ref["height"]))
         except FileNotFoundError:
             raise InputError(
-                f"{_name(row)}: the image {path} is not there", hint="give the place of the images: --image-root DIR"
+                f"{source_of(row)}: the image {path} is not there",
+                hint="give the place of the images: --image-root DIR",
             ) from None
         except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{_name(row)}: the image {path} cannot be read: {error}") from None
+            raise InputError(f"{source_of(row)}: the image {path} cannot be read: {error}") from None
 
     def _check_counts(self, rows: Sequence[Row], ids: torch.Tensor) -> None:
         for row, made in zip(rows, ids.tolist(), strict=True):
@@ -156,7 +157,7 @@ class _Pixels:
             if found != cached:
                 paths = ", ".join(ref["path"] for ref in row[IMAGE_REFS])
                 raise CacheError(
-                    f"{_name(row)}: {paths}: {found} image tokens now, and {cached} in the cache",
+                    f"{source_of(row)}: {paths}: {found} image tokens now, and {cached} in the cache",
                     hint="the image or the processor has changed: run `ktodata preprocess` again",
                 )
 
@@ -201,5 +202,6 @@ def _pad_token_id(processor: Processor) -> int:
     return int(found)
 
 
-def _name(row: Row) -> str:
+def source_of(row: Row) -> str:
+    """Where a row of a cache is from, as `file:line`."""
     return f"{row[SOURCE]['file']}:{row[SOURCE]['line']}"
