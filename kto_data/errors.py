@@ -6,6 +6,7 @@
     ├── ConfigError              a configuration file with an unknown key or a wrong value
     ├── ModelError               a model folder that cannot do what is asked of it
     ├── CacheError               a cache that is not one, is stale, or belongs to another model
+    ├── DivergedError            a training whose loss or gradient is no finite number any more
     └── MissingExtraError        an optional dependency that is not installed
 
 Wrong *data* is never one of these: it is a `Finding`, which is a value.
@@ -55,6 +56,10 @@ class ModelError(KtoDataError):
 
 class CacheError(KtoDataError):
     """A folder that is no cache, or a cache made from something else than what is asked for now."""
+
+
+class DivergedError(KtoDataError):
+    """A training whose loss or gradient is no finite number any more."""
 
 
 class MissingExtraError(KtoDataError):

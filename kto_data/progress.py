@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_FRAMES = 0.2
 
 
 class Progress:
@@ -61,3 +63,67 @@ class Progress:
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             print(f"{self._title}: {state}", file=sys.stderr, flush=True)
+
+
+class StepBar:
+    """The steps of a training: a bar on a terminal, with every line that is said above it. Where there is no terminal
+    nothing is drawn, and lines go to `say`."""
+
+    def __init__(self, say: Callable[[str], None], *, enabled: bool = True) -> None:
+        self._say = say
+        self.is_shown = enabled and sys.stderr.isatty()
+        self._bar: Bar | None = None
+        self._last_frame = 0.0
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def update(self, step: int, total: int, **words: str) -> None:
+        """`step` of `total` steps are done. Of `words`, `state` is put beside the bar and `left` before it; what is
+        not given stays."""
+        if not self.is_shown:
+            return
+        if self._bar is None:
+            self._bar = _step_bar()
+            self._task = self._bar.add_task("", total=total, state="", left="")
+            self._bar.start()
+        self._bar.update(self._task, completed=step, total=total, **words)  # type: ignore[arg-type]  # fields
+        if time.monotonic() - self._last_frame > _SECONDS_BETWEEN_FRAMES or step == total:
+            self._last_frame = time.monotonic()
+            self._bar.refresh()
+
+    def say(self, line: str) -> None:
+        """One line, above the bar where there is one."""
+        if self._bar is None:
+            self._say(line)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is; lines come below it from now on."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.stop()
+        self._bar, self.is_shown = None, False
+
+
+def _step_bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    # No thread of its own draws it: loaders fork their workers, and a thread's lock would stay locked in them.
+    return Bar(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[left]}", markup=False),
+        TextColumn("{task.fields[state]}", markup=False),
+        console=Console(stderr=True),
+        auto_refresh=False,
+    )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from kto_data.processor import Processor
 
 _NEEDED = ("torch", "transformers", "datasets", "trl", "accelerate", "peft", "matplotlib")
-_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _CHECKPOINT_COPIES = 3  # a checkpoint of all weights holds them once and AdamW's two averages
 
 
@@ -69,15 +70,17 @@ def check_output(config: TrainConfig) -> None:
 
 
 def check_weights_are_there(model: str) -> None:
-    """Raises `ModelError` for a model folder without weights: so far a tokenizer and a processor were enough."""
+    """Raises `ModelError` for a model folder without weights that can be trusted: so far a tokenizer and a processor
+    were enough."""
     folder = Path(model)
-    if folder.is_dir() and not weight_files(folder):
-        raise ModelError(f"{model} has no weights", hint="a folder with model.safetensors, or a hub id")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files of a model folder that hold its weights, or say which do."""
-    return sorted(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
+    if not folder.is_dir() or any(list(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+        return
+    if any(list(folder.glob(pattern)) for pattern in _PICKLES):
+        raise ModelError(
+            f"the weights of {model} are pickles, which run what they say when they are read",
+            hint="where you trust them, save them anew: `save_pretrained` of transformers writes model.safetensors",
+        )
+    raise ModelError(f"{model} has no weights", hint="a folder with model.safetensors, or a hub id")
 
 
 def check_cache_and_model(manifest: Manifest, processor: Processor) -> None:

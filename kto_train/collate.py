@@ -145,11 +145,10 @@ class _Pixels:
             return image.load_for_training(path, (ref["width"], ref["height"]))
         except FileNotFoundError:
             raise InputError(
-                f"{source_of(row)}: the image {path} is not there",
-                hint="give the place of the images: --image-root DIR",
+                f"{_name(row)}: the image {path} is not there", hint="give the place of the images: --image-root DIR"
             ) from None
         except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{source_of(row)}: the image {path} cannot be read: {error}") from None
+            raise InputError(f"{_name(row)}: the image {path} cannot be read: {error}") from None
 
     def _check_counts(self, rows: Sequence[Row], ids: torch.Tensor) -> None:
         for row, made in zip(rows, ids.tolist(), strict=True):
@@ -157,7 +156,7 @@ class _Pixels:
             if found != cached:
                 paths = ", ".join(ref["path"] for ref in row[IMAGE_REFS])
                 raise CacheError(
-                    f"{source_of(row)}: {paths}: {found} image tokens now, and {cached} in the cache",
+                    f"{_name(row)}: {paths}: {found} image tokens now, and {cached} in the cache",
                     hint="the image or the processor has changed: run `ktodata preprocess` again",
                 )
 
@@ -202,6 +201,5 @@ def _pad_token_id(processor: Processor) -> int:
     return int(found)
 
 
-def source_of(row: Row) -> str:
-    """Where a row of a cache is from, as `file:line`."""
+def _name(row: Row) -> str:
     return f"{row[SOURCE]['file']}:{row[SOURCE]['line']}"

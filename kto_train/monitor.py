@@ -1,101 +1,217 @@
-"""What a person sees of a run: a line a log, `metrics.jsonl`, a plot. Nothing here can lose a training.
-
-`metrics.jsonl` has one JSON object a log, with TRL's names; a resumed run goes on in the same file.
-"""
+"""What a person sees of a run: lines or a bar, `metrics.jsonl`, curves, a report. Nothing here can lose a training."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import TrainerCallback
 
-METRICS_NAME = "metrics.jsonl"
-PLOT_NAME = "training.png"
+from kto_data.errors import KtoDataError
+from kto_data.progress import StepBar
+from kto_train import card, plots, run_report
+from kto_train.metrics import METRICS_NAME, WARNINGS, Entry, append_entry, cut_after, entry_of, read_metrics
+from kto_train.run_record import RUN_NAME, RunRecord
+from kto_train.step_rows import StepRows, told_rows
+from kto_train.watches import HISTORY, Alarm, Reading, Training, alarms, reading_of
 
-_PANELS: dict[str, tuple[str, ...]] = {
-    "loss": ("loss", "eval_loss"),
-    "rewards": ("rewards/chosen", "rewards/rejected"),
-    "margin": ("rewards/margins",),
-    "KL": ("kl",),
-    "learning rate": ("learning_rate",),
-    "gradient norm": ("grad_norm",),
-}
-_LABELS = {"rewards/chosen": "desirable", "rewards/rejected": "undesirable", "loss": "train", "eval_loss": "eval"}
-_PLOT_ERRORS = (OSError, ValueError, RuntimeError, ImportError, MemoryError)
-"""What drawing and writing a picture can fail with: a warning, whatever it is worth, and the training goes on."""
+_WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError, MemoryError, KtoDataError)
+"""What drawing and writing can fail with: a warning, whatever it is worth, and the training goes on."""
 
 Say = Callable[[str], None]
 
 
 class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Writes metrics as they come, says them, and draws them at each save and at the end."""
+    """Writes metrics as they come, says them, watches them, and draws them at each save and at the end."""
 
-    def __init__(self, output: Path, say: Say) -> None:
+    def __init__(self, output: Path, bar: StepBar, *, rows: StepRows, training: Training, record: RunRecord) -> None:
         self.output = output
-        self.say = say
-        self._started = time.monotonic()
-        self._first_step = 0
+        self.bar = bar
+        self.rows = rows
+        self.training = training
+        self.record = record
+        self.alarm_counts: Counter[str] = Counter()
+        self._clock = Clock()
+        self._readings: list[Reading] = []
+        self._num_tokens = 0.0
+
+    # -- while it runs ------------------------------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave out of the metrics what was logged after the step that is gone on from, and the sum of a run that ended
-        early."""
-        self._started, self._first_step = time.monotonic(), state.global_step
+        """Leave out of the metrics what was logged after the step that is gone on from, and go on watching there."""
+        self._clock = Clock(state.global_step)
         if state.is_world_process_zero:
-            before = [entry for entry in read_metrics(self.output) if entry["step"] <= state.global_step]
-            kept = [entry for entry in before if "train_runtime" not in entry]
-            lines = "".join(json.dumps(entry) + "\n" for entry in kept)
-            self._guarded(lambda: (self.output / METRICS_NAME).write_text(lines, encoding="utf-8"), METRICS_NAME)
+            self.attempt(lambda: self._go_on_from(state.global_step), METRICS_NAME)
+
+    def _go_on_from(self, step: int) -> None:
+        first_step = 1
+        for entry in cut_after(self.output, step):
+            reading = reading_of(entry, first_step)
+            if reading is not None:
+                first_step = reading.step + 1
+                self._readings.append(reading)
+                self._num_tokens = entry.get("num_tokens", 0.0)
+            self.alarm_counts.update(entry.get(WARNINGS, ()))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starting the loader anew is no waiting for it."""
+        self._clock.epoch_begins()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The batches of the step are there."""
+        self._clock.data_came()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The step is done."""
+        self._clock.step_ends()
+        if state.is_world_process_zero:
+            self.bar.update(state.global_step, state.max_steps, left=self._clock.left(state))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """One line to the file and one to the person."""
-        if not state.is_world_process_zero or not logs:
-            return
-        entry = {"step": state.global_step, **{key: _json_number(value) for key, value in logs.items()}}
-        self._guarded(lambda: self._append(entry), METRICS_NAME)
-        line = progress_line(entry, state.max_steps, self._seconds_left(state))
-        if line:
-            self.say(line)
+        """One line to the file and one to the person; and what the watches say."""
+        if state.is_world_process_zero and logs:
+            entry = entry_of(state.global_step, logs)
+            found = self._watch(entry)
+            self.attempt(lambda: append_entry(self.output, entry), METRICS_NAME)
+            words = numbers(entry)
+            if "loss" in entry and self.bar.is_shown:
+                self.bar.update(state.global_step, state.max_steps, state=words)
+            elif words:
+                left = self._clock.left(state) if "loss" in entry else ""
+                self.bar.say(f"step {entry['step']}/{state.max_steps}: {words}{f', {left}' if left else ''}")
+            self._say_alarms(found, kwargs.get("train_dataloader"))
+        self._clock.rests()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluating is no waiting for data."""
+        self._clock.rests()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw what there is so far."""
         if state.is_world_process_zero:
-            self.plot()
+            self.draw()
+        self._clock.rests()
 
-    def plot(self) -> None:
-        """Draw the metrics; a failure is said, and no more."""
-        self._guarded(lambda: plot_metrics(read_metrics(self.output), self.output / PLOT_NAME), PLOT_NAME)
+    def _watch(self, entry: Entry) -> list[Alarm]:
+        """Complete an entry with what is measured here; returns the alarms."""
+        first_step = self._readings[-1].step + 1 if self._readings else self._clock.first_step + 1
+        reading = reading_of(entry, first_step)
+        if reading is None:
+            return []
+        seconds, waiting = self._clock.take()
+        tokens = entry.get("num_tokens", 0.0)
+        entry["tokens_per_second"] = round(max(0.0, tokens - self._num_tokens) / seconds, 1)
+        entry["data_wait_share"] = round(waiting / seconds, 4)
+        self._num_tokens = tokens
+        reading = reading_of(entry, first_step)
+        assert reading is not None
+        self._readings = [*self._readings[1 - HISTORY :], reading]
+        found = list(alarms(self._readings, self.training))
+        if found:
+            entry[WARNINGS] = [alarm.name for alarm in found]
+        return found
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        with (self.output / METRICS_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+    def _say_alarms(self, found: Sequence[Alarm], loader: Any) -> None:
+        """Each once: it is counted from then on."""
+        for alarm in found:
+            self.alarm_counts[alarm.name] += 1
+            if self.alarm_counts[alarm.name] == 1:
+                told = f"{alarm.steps}: {alarm.what}. Likely: {alarm.cause}. Look at: {alarm.look_at}"
+                self.bar.say(f"warning: {told}. {self._told_rows(alarm, loader.dataset)}")
 
-    def _seconds_left(self, state: Any) -> float | None:
-        done: int = state.global_step - self._first_step
-        left: int = state.max_steps - state.global_step
-        if done <= 0:
-            return None
-        return (time.monotonic() - self._started) / done * left
+    def _told_rows(self, alarm: Alarm, dataset: Dataset) -> str:
+        """The rows to look at; of a trend those of its last step."""
+        first_step = alarm.first_step if alarm.is_of_rows else alarm.step
+        rows = self.rows.of(first_step, alarm.step)
+        cache = self.record.about["data"]["cache"]
+        return f"Of step {alarm.step}: {told_rows(rows, dataset)} (ktodata inspect {cache} --row {rows[0]})"
 
-    def _guarded(self, action: Callable[[], object], what: str) -> None:
+    # -- what is left of it -------------------------------------------------------------------------------------
+
+    def finish(self, record: RunRecord) -> None:
+        """The last state of everything, whatever way the run ended. Failures are said, and no more."""
+        self.record = record
+        self.attempt(lambda: record.write(self.output), RUN_NAME)
+        self.draw()
+        if record.status == "finished":
+            self.attempt(lambda: card.write(self.output, record), card.NAME)
+        for name, count in self.alarm_counts.items():
+            if count > 1:
+                self.bar.say(f"warning: {name}: in {count:,} logs")
+
+    def draw(self) -> None:
+        """Curves and report as of now; a failure is said, and no more."""
+        self.attempt(lambda: plots.plot_metrics(read_metrics(self.output), self.output / plots.FOLDER), plots.FOLDER)
+        self.attempt(lambda: run_report.write(self.output, self.record), run_report.NAME)
+
+    def attempt(self, action: Callable[[], object], what: str) -> None:
+        """Do what a training can do without; a failure is said, and no more."""
         try:
             action()
-        except _PLOT_ERRORS as error:
-            self.say(f"warning: {what} could not be written: {error}")
+        except _WRITE_ERRORS as error:
+            self.bar.say(f"warning: {what} could not be written: {error}")
 
 
-def progress_line(entry: dict[str, Any], max_steps: int, seconds_left: float | None) -> str:
+class Clock:
+    """Where the time of a run goes. `first_step`: the steps that were done before it."""
+
+    def __init__(self, first_step: int = 0) -> None:
+        self.first_step = first_step
+        self._begun = self._mark = time.monotonic()
+        self._working = self._waiting = 0.0
+        self._is_epoch_new = False
+
+    def epoch_begins(self) -> None:
+        """The next wait is for the loader to start, and does not count."""
+        self._is_epoch_new = True
+
+    def data_came(self) -> None:
+        """What was waited for since the last call of any of these."""
+        if not self._is_epoch_new:
+            self._waiting += time.monotonic() - self._mark
+        self._is_epoch_new = False
+        self._mark = time.monotonic()
+
+    def step_ends(self) -> None:
+        """What was worked."""
+        self._working += time.monotonic() - self._mark
+        self._mark = time.monotonic()
+
+    def rests(self) -> None:
+        """What lies behind was neither a step nor waiting for data."""
+        self._mark = time.monotonic()
+
+    def take(self) -> tuple[float, float]:
+        """(seconds of steps and of waiting for their data, seconds of waiting alone) since the last call."""
+        taken = self._working + self._waiting, self._waiting
+        self._working = self._waiting = 0.0
+        return max(taken[0], 1e-9), taken[1]
+
+    def left(self, state: Any) -> str:
+        """The time that is left, as a person reads it."""
+        done = state.global_step - self.first_step
+        return told_left(time.monotonic() - self._begun, done, state.max_steps - state.global_step)
+
+
+def told_left(seconds: float, done: int, to_do: int) -> str:
+    """The time left, if steps to come take as long as those done in `seconds`; empty where that says nothing."""
+    if not done or seconds / done * to_do < 1:
+        return ""
+    minutes, rest = divmod(round(seconds / done * to_do), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left"
+
+
+def numbers(entry: Entry) -> str:
     """One log as a person reads it; empty where it is none of a step or an evaluation."""
     if "eval_loss" in entry:
-        return f"step {entry['step']}/{max_steps}: evaluation loss {_told(entry['eval_loss'])}"
+        return f"evaluation loss {_told(entry['eval_loss'])}"
     if "loss" not in entry:
         return ""
-    parts = [f"step {entry['step']}/{max_steps}: loss {_told(entry['loss'])}"]
+    parts = [f"loss {_told(entry['loss'])}"]
     for name, key in (
         ("desirable", "rewards/chosen"),
         ("undesirable", "rewards/rejected"),
@@ -105,57 +221,10 @@ def progress_line(entry: dict[str, Any], max_steps: int, seconds_left: float | N
             parts.append(f"{name} {entry[key]:+.4f}")
     if entry.get("kl") is not None:
         parts.append(f"KL {entry['kl']:.4f}")
-    if seconds_left is not None and seconds_left >= 1:
-        minutes, seconds = divmod(round(seconds_left), 60)
-        parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+    if entry.get("tokens_per_second"):
+        parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(parts)
 
 
 def _told(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
-
-
-def read_metrics(output: Path) -> list[dict[str, Any]]:
-    """The entries of `metrics.jsonl`; a last line that was cut short by a crash is left out."""
-    path = output / METRICS_NAME
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
-
-
-def plot_metrics(entries: list[dict[str, Any]], path: Path) -> None:
-    """Draw loss, rewards, margin, KL, learning rate and gradient norm over steps; nothing where nothing was logged."""
-    panels = {title: [key for key in keys if any(key in e for e in entries)] for title, keys in _PANELS.items()}
-    panels = {title: keys for title, keys in panels.items() if keys}
-    if not panels:
-        return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (title, keys) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(2, 3, place)
-        for key in keys:
-            points = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=_LABELS.get(key, key))
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if len(keys) > 1:
-            axes.legend()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    os.replace(temporary, path)
-
-
-def _json_number(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

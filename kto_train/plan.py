@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kto_data import __version__
 from kto_data.balance import AdmissibleWeights
 from kto_data.errors import ConfigError
 from kto_data.manifest import read_manifest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _FEW_STEPS = 100
 """Up to this many steps each one is logged; in longer runs every tenth, as TRL does."""
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +49,7 @@ class Plan:
         yield f"model      {self.config.model}, {'LoRA' if self.config.lora is not None else 'all weights'}"
         yield f"cache      {self.config.cache}: {rows:,} rows, {balance.num_desirable:,} desirable"
         sizes = f"{groups.smallest}" if groups.smallest == groups.largest else f"{groups.smallest} to {groups.largest}"
-        random = f" ({groups.random_padding_share:.0%} in random groups)" if self.config.group_by_length else ""
-        yield f"groups     {len(groups):,} of {sizes} rows, {groups.padding_share:.0%} padding{random}"
+        yield f"groups     {len(groups):,} of {sizes} rows, {groups.padding_share:.0%} padding"
         accumulated = args.gradient_accumulation_steps * args.world_size
         yield f"steps      {self.num_steps:,}, of {accumulated} group{'s' if accumulated > 1 else ''} each"
         b = "undefined" if balance.balance is None else f"{balance.balance:.3g}"
@@ -60,6 +62,39 @@ class Plan:
         for warning in self.warnings:
             yield f"warning: {warning}"
 
+    def about(self) -> dict[str, Any]:
+        """The plan as it is kept with a run, for people."""
+        groups, balance, manifest = self.groups, self.balance, self.cache.manifest
+        split = manifest.splits["train"]
+        return {
+            "ktodata": __version__,
+            "versions": {name: version(name) for name in _PACKAGES},
+            "config": self.config.model_dump(mode="json"),
+            "data": {
+                "cache": self.config.cache,
+                "fingerprint": manifest.fingerprint,
+                "rows": len(groups.order),
+                "desirable": balance.num_desirable,
+                "undesirable": balance.num_undesirable,
+                "desirable weight": balance.desirable_weight,
+                "undesirable weight": balance.undesirable_weight,
+                "balance": balance.balance,
+                "tokens": split.num_tokens,
+                "images": split.num_images,
+                "inputs": [f"{file.path}, {file.rows:,} rows, SHA-256 {file.sha256}" for file in manifest.inputs],
+            },
+            "steps": self.num_steps,
+            "groups": {
+                "number": len(groups),
+                "smallest": groups.smallest,
+                "largest": groups.largest,
+                "self_pairs": groups.num_self_pairs,
+                "cut_kl_sequences": groups.num_cut,
+                "padding_share": round(groups.padding_share, 4),
+            },
+            "warnings": list(self.warnings),
+        }
+
 
 def make_plan(config: TrainConfig) -> Plan:
     """Check everything and work out the groups, the weights and the steps; no weight is read."""
@@ -70,7 +105,7 @@ def make_plan(config: TrainConfig) -> Plan:
     with quiet_libraries():
         from kto_data.processor import load_processor
         from kto_train.dataset import TRAIN, load_cache, read_rows
-        from kto_train.groups import make_groups
+        from kto_train.trainer import make_groups
 
         _check_library_fields(config)
         cache = load_cache(config.cache, config.image_root)
@@ -82,7 +117,7 @@ def make_plan(config: TrainConfig) -> Plan:
         num_desirable = int(rows.label.sum())
         balance = checks.chosen_weights(config.weights, num_desirable, len(rows) - num_desirable)
         args = _kto_config(config, balance, has_images=processor.has_images)
-        groups = make_groups(rows, args, manifest.max_length, by_length=config.group_by_length)
+        groups = make_groups(rows, args, manifest.max_length)
         num_steps = _num_steps(args, groups)
     if "logging_steps" not in config.kto and num_steps <= _FEW_STEPS:
         args.logging_steps = 1
@@ -125,6 +160,8 @@ def _kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: 
         "desirable_weight": balance.desirable_weight,
         "undesirable_weight": balance.undesirable_weight,
         "precompute_ref_log_probs": config.reference == "cached",
+        # A pickle runs what it says when it is read.
+        "model_init_kwargs": {**(config.kto.get("model_init_kwargs") or {}), "use_safetensors": True},
     }
     try:
         return KTOConfig(**settings)

