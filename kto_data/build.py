@@ -18,6 +18,7 @@ from typing import Any
 
 from kto_data import __version__
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
+from kto_data.choices import PackImages
 from kto_data.chunk import Line
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, Refused
 from kto_data.finding import Finding, Severity
@@ -25,11 +26,12 @@ from kto_data.formats import Layout
 from kto_data.image import ImageCheck, PixelBudget
 from kto_data.manifest import FORMAT_VERSION, fingerprint
 from kto_data.model_check import RECORDS_AT_ONCE, as_sample, batches, refusal
+from kto_data.packing import Packed, Packer, UndecodableError
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
-from kto_data.shard import CachedRow, write_shard
+from kto_data.shard import CachedRow, read_images, write_shard
 from kto_data.tally import TallyBuilder
 from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 
@@ -51,6 +53,7 @@ class BuildSettings:
     max_length: int | None = None
     too_long: TooLong = TooLong.ERROR
     invalid: Invalid = Invalid.ERROR
+    pack_images: PackImages = "none"
 
     @property
     def checks(self) -> CheckSettings:
@@ -66,6 +69,7 @@ class Builder:
         processor = load_processor(settings.model, trust_remote_code=settings.trust_remote_code)
         self._settings_key = fingerprint(id_parts(processor, settings) | {"version": __version__})
         self._encoder = Encoder(processor, max_length=settings.max_length, too_long=settings.too_long)
+        self._packer = Packer(settings.pack_images, settings.image_root) if settings.pack_images != "none" else None
         self._last_checker: LineChecker | None = None
         self._stamp = lru_cache(_REMEMBERED_IMAGES)(_stamp)
 
@@ -79,12 +83,23 @@ class Builder:
         built = find(key, unit, self.settings.image_root)
         if built is None:
             built = replace(self._build_anew(unit, lines), key=key)
+        try:
+            packed = self._pack(built, unit)
+        except UndecodableError:  # whose rows are no rows to train on, which only this look at images tells
+            built = replace(self._build_anew(unit, lines, ImageCheck.DECODE), key=key)
+            packed = self._pack(built, unit)
+        built = replace(built, packed=packed)
         keep(built, unit, unit.folder.parent)
         return built
 
-    def _build_anew(self, unit: Unit, lines: Sequence[Line]) -> Built:
+    def _pack(self, built: Built, unit: Unit) -> Packed:
+        if self._packer is None or built.shard is None:
+            return Packed()
+        return self._packer.pack(read_images(unit.folder / built.shard.path), unit.folder.parent, unit.caches)
+
+    def _build_anew(self, unit: Unit, lines: Sequence[Line], images: ImageCheck = ImageCheck.HEADER) -> Built:
         output = _Output(unit.chunk.path, frozenset(lines[place] for place in unit.contradicting))
-        checker = self._checker(unit.layout)
+        checker = self._checker(unit.layout, images)
         for batch in batches(map(checker.check, lines), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
         shard = write_shard(unit.folder, unit.name, output.rows) if output.rows else None
@@ -97,11 +112,12 @@ class Builder:
             images=None if output.has_image_faults else tuple(output.images.values()),
         )
 
-    def _checker(self, layout: Layout) -> LineChecker:
+    def _checker(self, layout: Layout, images: ImageCheck) -> LineChecker:
         """The checker of the files at hand, kept for what it remembers of images while their layout stays."""
-        if self._last_checker is None or self._last_checker.layout != layout:
-            self._last_checker = LineChecker(layout, self.settings.checks)
-        return self._last_checker
+        last = self._last_checker
+        if last is None or last.layout != layout or last.settings.images is not images:
+            last = self._last_checker = LineChecker(layout, replace(self.settings.checks, images=images))
+        return last
 
     def _build_batch(self, batch: list[CheckedLine], output: _Output) -> None:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""

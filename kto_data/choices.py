@@ -10,4 +10,5 @@ OutputFormat = Literal[
     "full", "concise", "grouped", "json", "json-lines", "github", "gitlab", "junit", "sarif", "markdown", "html"
 ]
 ColorMode = Literal["auto", "always", "never"]
+PackImages = Literal["none", "original", "resized"]
 ProgressMode = Literal["auto", "never"]

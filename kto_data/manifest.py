@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kto_data.choices import PackImages
 from kto_data.errors import CacheError
 
 MANIFEST_NAME = "manifest.json"
@@ -68,6 +69,14 @@ class Split(_Model):
     max_num_tokens: int  # of the longest row
 
 
+class PackedCounts(_Model):
+    """The images that a cache holds itself."""
+
+    paths: int  # that rows name
+    files: int  # distinct ones, in `images/`
+    bytes: int
+
+
 class Manifest(_Model):
     """The whole of a cache.
 
@@ -82,6 +91,8 @@ class Manifest(_Model):
     image_min_pixels: int | None
     image_max_pixels: int | None
     max_length: int | None
+    pack_images: PackImages = "none"  # decides where pixels are read from, and none of them: no part of `parts`
+    packed: PackedCounts | None = None
     inputs: tuple[InputFile, ...]
     splits: Annotated[dict[str, Split], Field(min_length=1)]
 

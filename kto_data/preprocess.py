@@ -35,6 +35,7 @@ from kto_data.manifest import (
     fingerprint,
     read_manifest,
 )
+from kto_data.packing import IMAGES_NAME, Packed
 from kto_data.paths import TRAIN
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
@@ -100,7 +101,10 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
     processor = load_processor(settings.build.model, trust_remote_code=settings.build.trust_remote_code)
     with output_lock(settings.output):
         # Whatever ends the run, what is built stays there for the next one.
-        return _make(settings, processor, settings.output / BUILDING_NAME, progress)
+        building = settings.output / BUILDING_NAME
+        if not settings.resume:
+            shutil.rmtree(building / IMAGES_NAME, ignore_errors=True)
+        return _make(settings, processor, building, progress)
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
@@ -142,12 +146,13 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
                 f"no row of the {name} split is left: {len(so_far.rejects):,} lines were dropped",
                 hint="run `ktodata validate` on the files to see why, or raise --max-length",
             )
-    manifest = _manifest(settings, processor, [file.finish() for file in files], splits, report)
+    packed = Packed.merged(part for so_far in splits.values() for part in so_far.packed)
+    manifest = _manifest(settings, processor, [file.finish() for file in files], splits, report, packed)
     before = _manifest_before(settings.output)
-    is_there = manifest == before and num_reused == num_units and is_whole(settings.output)
+    is_there = manifest == before and num_reused == num_units and not packed.has_new and is_whole(settings.output)
     if not is_there:
         _write_parts(building, manifest, report, splits, allotment.names)
-        publish(settings.output, building, manifest)
+        publish(settings.output, building, manifest, packed)
     shutil.rmtree(building)
     return Result(
         manifest,
@@ -212,6 +217,7 @@ def _manifest(
     inputs: list[InputFile],
     splits: Mapping[str, SplitSoFar],
     report: BalanceReport,
+    packed: Packed,
 ) -> Manifest:
     options = settings.build
     parts: dict[str, Any] = {
@@ -231,6 +237,8 @@ def _manifest(
         image_min_pixels=options.budget.min_pixels,
         image_max_pixels=options.budget.max_pixels,
         max_length=options.max_length,
+        pack_images=options.pack_images,
+        packed=None if options.pack_images == "none" else packed.counts(),
         inputs=tuple(inputs),
         splits={name: _split(name, so_far, report) for name, so_far in splits.items()},
     )

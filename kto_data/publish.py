@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kto_data.errors import UsageError
 from kto_data.manifest import MANIFEST_NAME, Manifest
+from kto_data.packing import IMAGES_NAME, Packed, holds_packed_alone, move_in
 from kto_data.unit import UNITS_NAME
 from kto_data.writing import write_whole, writing_to
 
@@ -22,8 +23,10 @@ _OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME, U
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 
 
-def publish(output: Path, building: Path, manifest: Manifest) -> None:
+def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) -> None:
     """Move the whole cache that lies in `building` into its place, and write its manifest.
+
+    Of its images only those lie there that were not in their place already.
 
     From the first step to the last the folder has no manifest, and so is no cache. Raises `InputError` when the disk
     is full or the folder cannot be written to.
@@ -35,6 +38,7 @@ def publish(output: Path, building: Path, manifest: Manifest) -> None:
                 shutil.rmtree(output / name)
             if (building / name).exists():
                 (building / name).replace(output / name)
+        move_in(building, output, packed)
     write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
 
 
@@ -52,7 +56,10 @@ def output_lock(output: Path) -> Iterator[None]:
     with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         names = os.listdir(output)
-        others = sorted(set(names) - {BUILDING_NAME, _LOCK, *_OWN_NAMES})
+        own = {BUILDING_NAME, _LOCK, *_OWN_NAMES}
+        if holds_packed_alone(output / IMAGES_NAME):
+            own.add(IMAGES_NAME)
+        others = sorted(set(names) - own)
         if others and MANIFEST_NAME not in names:
             raise UsageError(
                 f"{output} is not empty and holds no cache (for one, {others[0]!r})",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kto_data.encode import Encoded
+from kto_data.encode import Encoded, ImageRef
 from kto_data.manifest import Shard
 from kto_data.writing import write_whole
 
@@ -87,6 +87,15 @@ def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
     content = sink.getvalue().to_pybytes()
     write_whole(folder / name, content)
     return Shard(path=name, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def read_images(path: Path) -> list[ImageRef]:
+    """The distinct images of a shard's rows, in order."""
+    found: dict[ImageRef, None] = {}
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            found.update((ImageRef(**image), None) for image in batch.column("images").flatten().to_pylist())
+    return list(found)
 
 
 def write_dataset_files(folder: Path, splits: Mapping[str, Sequence[str]], fingerprint: str) -> None:

@@ -9,6 +9,7 @@ from kto_data.chunk import Chunk, SourceKind
 from kto_data.finding import Finding
 from kto_data.inputs import Input
 from kto_data.manifest import InputFile, Shard
+from kto_data.packing import Packed
 from kto_data.tally import Tally
 from kto_data.unit import Built
 
@@ -20,6 +21,7 @@ class SplitSoFar:
         self.keys: list[str] = []
         self.shards: list[Shard] = []
         self.rejects: list[bytes] = []
+        self.packed: list[Packed] = []
         self._tallies: list[Tally] = []
         self._merged: Tally | None = None
 
@@ -29,6 +31,7 @@ class SplitSoFar:
         if built.shard is not None:
             self.shards.append(built.shard)
         self.rejects += built.rejects
+        self.packed.append(built.packed)
         self._tallies.append(built.tally)
 
     def merged(self) -> Tally:

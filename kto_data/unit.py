@@ -14,7 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from kto_data.chunk import Chunk, Line
 from kto_data.finding import Finding
 from kto_data.formats import Layout
 from kto_data.manifest import Shard
+from kto_data.packing import IMAGES_NAME, Packed
 from kto_data.rules.facts import ChunkFacts
 from kto_data.tally import ROW_DTYPE, Tally
 from kto_data.writing import write_whole, writing_to
@@ -79,6 +80,9 @@ class Built:
     key: str = ""
     images: tuple[ImageStamp, ...] | None = None  # None where an image is at fault: it may be mended meanwhile
     is_reused: bool = False
+    packed: Packed = field(
+        default_factory=Packed
+    )  # of the shard's images; not kept, since the shard says which they are
 
 
 def unit_key(settings_key: str, unit: Unit, lines: Iterable[Line]) -> str:
@@ -152,10 +156,13 @@ def _take_over(path: Path, wanted: Path, shard: Shard) -> bool:
 
 def sweep(cache: Path, names: Sequence[str]) -> None:
     """Remove from a folder whatever is not named: what killed runs and runs with other settings left there. `names`
-    are relative to it."""
+    are relative to it. Packed images are swept where they are moved into place."""
     wanted = {cache / name for name in names}
     folders = {parent for path in wanted for parent in path.parents}
+    folders.add(cache / IMAGES_NAME)
     for folder, subfolders, files in os.walk(cache):
+        if Path(folder) == cache / IMAGES_NAME:
+            subfolders.clear()
         for name in files:
             path = Path(folder, name)
             if path not in wanted:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from kto_data import image
+from kto_data.choices import PackImages
 from kto_data.errors import CacheError, InputError, ModelError
 from kto_data.processor import Processor
 from kto_train.columns import (
@@ -29,6 +30,7 @@ from kto_train.columns import (
     SOURCE,
     TOKEN_TYPE_KEYS,
 )
+from kto_train.images import ImageFiles
 
 Row = Mapping[str, Any]
 Batch = dict[str, torch.Tensor]
@@ -39,6 +41,9 @@ _CANNOT = "this model cannot be trained from a cache"
 
 class CachedCollator:
     """Makes a batch of one KL group; the rows are left as they are.
+
+    `image_root` is where image paths start, or, where the cache has packed them (`pack_images`), its folder of images:
+    both as `load_cache` says.
 
     The KL sequences pair each prompt with the completion of the row before it, cyclically. Where such a sequence is
     over `max_length` tokens, that completion loses its tail, in this sequence alone: how many do is known beforehand
@@ -52,6 +57,7 @@ class CachedCollator:
         processor: Processor,
         *,
         image_root: Path,
+        pack_images: PackImages = "none",
         max_length: int | None = None,
         with_kl: bool = True,
         pad_to_multiple_of: int | None = None,
@@ -60,7 +66,7 @@ class CachedCollator:
         self.max_length = max_length
         self.with_kl = with_kl
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.pixels = _Pixels(processor, image_root) if processor.has_images else None
+        self.pixels = _Pixels(processor, ImageFiles(image_root, pack_images)) if processor.has_images else None
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """The batch of `rows`; raises `InputError` and `CacheError` naming the row and the image at fault."""
@@ -112,9 +118,9 @@ class CachedCollator:
 class _Pixels:
     """Image files to what the model's processor makes of them."""
 
-    def __init__(self, processor: Processor, image_root: Path) -> None:
+    def __init__(self, processor: Processor, files: ImageFiles) -> None:
         self.processor = processor
-        self.image_root = image_root
+        self.files = files
         probe = self._process([[image.blank(_PROBE_SIZE)]])
         text_alone = processor.processing_class(text=["a"], padding=True, return_tensors="pt")
         self.text_keys = frozenset(text_alone)
@@ -140,15 +146,16 @@ class _Pixels:
         return dict(made)
 
     def _open(self, row: Row, ref: Mapping[str, Any]) -> Any:
-        path = self.image_root / ref["path"]
         try:
-            return image.load_for_training(path, (ref["width"], ref["height"]))
+            return self.files.load(ref)
         except FileNotFoundError:
             raise InputError(
-                f"{_name(row)}: the image {path} is not there", hint="give the place of the images: --image-root DIR"
+                f"{_name(row)}: the image {self.files.path(ref)} is not there", hint=self.files.hint
             ) from None
         except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{_name(row)}: the image {path} cannot be read: {error}") from None
+            raise InputError(
+                f"{_name(row)}: the image {self.files.path(ref)} cannot be read: {error}", hint=self.files.hint
+            ) from None
 
     def _check_counts(self, rows: Sequence[Row], ids: torch.Tensor) -> None:
         for row, made in zip(rows, ids.tolist(), strict=True):

@@ -8,8 +8,10 @@ import numpy as np
 import xxhash
 from datasets import Dataset, DatasetDict, load_from_disk
 
+from kto_data.choices import PackImages
 from kto_data.errors import CacheError, InputError
 from kto_data.manifest import FORMAT_VERSION, Manifest, read_manifest
+from kto_data.packing import IMAGES_NAME
 from kto_train.columns import CACHE_COLUMNS, COMPLETION_IDS, IMAGE_REFS, IMAGES, LABEL, PROMPT_IDS
 from kto_train.groups import Rows
 
@@ -26,13 +28,15 @@ class Cache(DatasetDict):  # type: ignore[misc]  # datasets has no types
 
     path: Path
     manifest: Manifest
-    image_root: Path  # where the paths in `image_refs` start
+    image_root: Path  # where the paths in `image_refs` start, or the folder of the packed images
+    pack_images: PackImages  # how images are named there
 
 
 def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
     """The cache at `path`; nothing of it is read into memory.
 
-    `image_root` replaces the folder that the manifest records, for a cache that has moved.
+    `image_root` replaces the folder that the manifest records, for a cache that has moved; of a cache with packed
+    images it names the originals, to be read in their place.
     Raises `CacheError` where the folder is no whole cache or its files do not agree with its manifest, and
     `InputError` where rows have images and the image root is no folder.
     """
@@ -45,10 +49,20 @@ def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
         )
     cache = Cache(_load_splits(path))
     cache.path, cache.manifest = path, manifest
-    # The manifest's is relative to the cache, so that the two can be moved together.
-    cache.image_root = Path(image_root) if image_root is not None else path.resolve() / manifest.image_root
+    cache.pack_images = manifest.pack_images if image_root is None else "none"
+    if image_root is not None:
+        cache.image_root = Path(image_root)
+    elif cache.pack_images != "none":
+        cache.image_root = path.resolve() / IMAGES_NAME
+    else:  # The manifest's is relative to the cache, so that the two can be moved together.
+        cache.image_root = path.resolve() / manifest.image_root
     _check_splits(cache)
     if any(split.num_images for split in manifest.splits.values()) and not cache.image_root.is_dir():
+        if cache.pack_images != "none":
+            raise CacheError(
+                f"{path} has lost the images that were packed in it: there is no {cache.image_root}",
+                hint="run `ktodata preprocess` again, or give the place of the originals: --image-root DIR",
+            )
         raise InputError(
             f"the image root {cache.image_root} is not a folder", hint="give the place of the images: --image-root DIR"
         )

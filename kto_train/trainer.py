@@ -92,6 +92,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             data_collator=CachedCollator(
                 processor,
                 image_root=cache.image_root,
+                pack_images=cache.pack_images,
                 max_length=cache.manifest.max_length,
                 with_kl=args.loss_type != "apo_zero_unpaired",
                 pad_to_multiple_of=args.pad_to_multiple_of,

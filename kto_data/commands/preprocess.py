@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kto_data.choices import PackImages
 from kto_data.errors import ExitCode, InputError, UsageError, require_packages
 from kto_data.policy import Contradictions, Invalid, TooLong
 
@@ -48,6 +49,9 @@ def preprocess(
     invalid: Annotated[Invalid, typer.Option(help="What becomes of rows with errors.")] = Invalid.ERROR,
     image_max_pixels: Annotated[int | None, typer.Option(min=1, help="Scale larger images down to it.")] = None,
     image_min_pixels: Annotated[int | None, typer.Option(min=1, help="Scale smaller images up to it.")] = None,
+    pack_images: Annotated[
+        PackImages, typer.Option(help="Copy images into the cache: as they are, or scaled to --image-max-pixels.")
+    ] = "none",
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = DEFAULT_SHARD_ROWS,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,
     resume: Annotated[bool, typer.Option(help="Take over what earlier runs have done.")] = True,
@@ -70,6 +74,7 @@ def preprocess(
     from kto_data.progress import Progress
 
     _check_eval(eval_data, eval_fraction)
+    _check_packing(pack_images, image_max_pixels)
     inputs = {"train": open_inputs(paths or [], format=format, dataset_info=dataset_info, dataset=dataset)}
     if eval_data:
         inputs["eval"] = open_inputs(eval_data, format=format)
@@ -84,6 +89,7 @@ def preprocess(
             max_length=max_length,
             too_long=too_long,
             invalid=invalid,
+            pack_images=pack_images,
         ),
         allot=AllotSettings(eval_fraction=eval_fraction, seed=seed, contradictions=contradictions),
         shard_rows=shard_rows,
@@ -107,6 +113,14 @@ def _check_eval(eval_data: list[str] | None, eval_fraction: float | None) -> Non
         )
     if not 0 < eval_fraction < 1:
         raise UsageError(f"--eval-fraction {eval_fraction:g} is no part of the rows", hint="for one in twenty: 0.05")
+
+
+def _check_packing(pack_images: PackImages, max_pixels: int | None) -> None:
+    if pack_images == "resized" and max_pixels is None:
+        raise UsageError(
+            "--pack-images resized scales images down to --image-max-pixels, and none is given",
+            hint="give --image-max-pixels N, or --pack-images original",
+        )
 
 
 def _folder(path: Path) -> Path:
@@ -141,6 +155,9 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
         typer.echo(
             f"{name}: {split.counts.kept:,} rows, {mean:,.0f} tokens a row{images}, longest {split.max_num_tokens:,}"
         )
+    if packed := result.manifest.packed:
+        size = f"{packed.bytes / 1e6:,.1f} MB"
+        typer.echo(f"images: {packed.paths:,} files, {packed.files:,} distinct, {size} in {output / 'images'}")
     if any(split.counts.dropped for split in splits.values()):
         typer.echo(f"dropped rows and why: {output / REJECTS_NAME}")
     typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")

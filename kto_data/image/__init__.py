@@ -9,6 +9,7 @@ from kto_data.image.budget import DEFAULT_MAX_PIXELS, DEFAULT_MIN_PIXELS, PixelB
 from kto_data.image.header import BOMB_PIXELS, DECODE_ERRORS, ImageHeader, NotAnImageError, read_header
 from kto_data.image.pixels import (
     blank,
+    is_larger,
     load_for_training,
     load_upright,
     resize,
@@ -17,6 +18,8 @@ from kto_data.image.pixels import (
     to_rgb,
 )
 from kto_data.image.probing import END_MARKERS, END_WINDOW, ImageCheck, ImageProbe, ProbeStatus, probe
+from kto_data.image.reading import read_image
+from kto_data.image.scaled import as_pixels, from_pixels, num_bytes_as_pixels
 
 __all__ = [
     "BOMB_PIXELS",
@@ -31,11 +34,16 @@ __all__ = [
     "NotAnImageError",
     "PixelBudget",
     "ProbeStatus",
+    "as_pixels",
     "blank",
+    "from_pixels",
+    "is_larger",
     "load_for_training",
     "load_upright",
+    "num_bytes_as_pixels",
     "probe",
     "read_header",
+    "read_image",
     "resize",
     "shows_one_color",
     "thumbnail",

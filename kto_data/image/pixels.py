@@ -10,7 +10,7 @@ from typing import IO, cast
 
 from PIL import Image, ImageOps
 
-from kto_data.image.header import orientation_of
+from kto_data.image.header import BOMB_PIXELS, orientation_of, read_header
 
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 """Opens what was looked at, and nothing else that has come into its place."""
@@ -20,21 +20,32 @@ _SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that savi
 def load_upright(path: str | Path | IO[bytes]) -> Image.Image:
     """The first frame of an image, decoded, with the EXIF orientation applied, in its own mode.
 
-    Raises OSError and ValueError on damaged files.
+    Raises OSError and ValueError on damaged files, and ValueError where the file is a decompression bomb.
     """
     with Image.open(path) as image:
+        if image.width * image.height > BOMB_PIXELS:
+            raise ValueError(f"it has more than {BOMB_PIXELS:,} pixels")
         image.load()
         if orientation_of(image) == 1:
             return image.copy()
         return ImageOps.exif_transpose(image)
 
 
-def load_for_training(path: str | Path, size: tuple[int, int]) -> Image.Image:
+def load_for_training(path: str | Path | IO[bytes], size: tuple[int, int]) -> Image.Image:
     """The image as a model sees it: upright, RGB, at `size` (width, height).
 
     Raises OSError and ValueError on damaged files, and ValueError where the file is a decompression bomb.
     """
     return resize(to_rgb(load_upright(path)), size)
+
+
+def is_larger(content: bytes, size: tuple[int, int]) -> bool:
+    """Whether the image in `content` has more pixels than `size` (width, height); none is decoded.
+
+    Raises `DECODE_ERRORS` on damaged headers.
+    """
+    header = read_header(BytesIO(content), len(content))
+    return header.pixels > size[0] * size[1]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

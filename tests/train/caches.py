@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -108,7 +109,8 @@ def _encode(encoder: Encoder, value: dict[str, Any], root: Path, file: str, line
     images = []
     for path in record.images:
         with Image.open(root / path) as opened:
-            images.append(ImageRef(path, "", *opened.size, num_tokens=0))
+            digest = hashlib.sha256((root / path).read_bytes()).hexdigest()
+            images.append(ImageRef(path, digest, *opened.size, num_tokens=0))
     (encoded,) = encoder.encode([Sample(record, tuple(images))])
     assert isinstance(encoded, Encoded), encoded
     return CachedRow(encoded, record.label, file, line, None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_damaged_image_is_told_with_its_row_and_file(tiny_model: TinyModel, tm
     cache = load_cache(make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 2)))
     collate = CachedCollator(load_processor(str(tiny_model("llava"))), image_root=cache.image_root)
     (tmp_path / "images/0-0.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"train\.jsonl:1: the image .*0-0\.png cannot be read"):
+    with pytest.raises(InputError, match=r"train\.jsonl:1: the image .*0-0\.png cannot be read: it is not the file"):
         collate(list(cache["train"]))
 
 
@@ -123,6 +124,8 @@ def test_an_image_is_brought_to_the_size_in_the_cache(tiny_model: TinyModel, tmp
     cache = load_cache(make_cache(tmp_path, tiny_model("qwen2_5_vl"), image_records(tmp_path, 1)))
     collate = CachedCollator(load_processor(str(tiny_model("qwen2_5_vl"))), image_root=cache.image_root)
     before = collate([cache["train"][0]])
-    make_image(tmp_path / "images/0-0.png", 128, 96, noise_seed=1)
-    after = collate([cache["train"][0]])
+    larger = make_image(tmp_path / "images/0-0.png", 128, 96, noise_seed=1)
+    row = cache["train"][0]
+    row["image_refs"][0]["sha256"] = hashlib.sha256(larger.read_bytes()).hexdigest()
+    after = collate([row])
     assert torch.equal(before["image_grid_thw"], after["image_grid_thw"])

@@ -1,0 +1,179 @@
+"""The images of a cache as files of its own, below `images/`: each once, whatever names it goes by.
+
+    ImageRef ─▶ ab/abcdef…           a copy of the file, by the SHA-256 of its bytes
+             └▶ ab/abcdef…-768x512   the same, scaled to that size where it was larger, and a copy where it was not
+
+A file's name says what is in it, and a file with such a name is whole. So processes may write the same one at a time,
+and what an earlier run has packed serves a later one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from kto_data.choices import PackImages
+from kto_data.encode import ImageRef
+from kto_data.errors import InputError
+from kto_data.image import (
+    DECODE_ERRORS,
+    as_pixels,
+    is_larger,
+    load_for_training,
+    num_bytes_as_pixels,
+    read_image,
+)
+from kto_data.manifest import PackedCounts
+from kto_data.writing import write_whole, writing_to
+
+IMAGES_NAME = "images"
+"""The folder, inside that of a cache, of its images."""
+
+_REMEMBERED = 100_000  # images whose place is remembered
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+_FILE = re.compile(r"[0-9a-f]{64}(-\d+x\d+)?")
+_TEMPORARY = re.compile(rf"\.{_FILE.pattern}\.\d+\.tmp")
+_ENTRY = np.dtype([("path", "<u8"), ("name", "<u8"), ("bytes", "<i8")])  # hashes of the two names, bytes of the file
+
+
+class UndecodableError(InputError):
+    """An image whose header is sound and whose pixels are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Which images are packed, in 24 bytes each."""
+
+    entries: np.ndarray = field(default_factory=lambda: np.empty(0, _ENTRY))  # distinct
+    has_new: bool = False  # whether a file had to be made
+
+    @classmethod
+    def merged(cls, parts: Iterable[Packed]) -> Packed:
+        """What all `parts` say together."""
+        parts = list(parts)
+        entries = np.unique(np.concatenate([cls().entries, *(part.entries for part in parts)]))
+        return cls(entries, any(part.has_new for part in parts))
+
+    def counts(self) -> PackedCounts:
+        """The counts as the manifest has them."""
+        _, first = np.unique(self.entries["name"], return_index=True)
+        num_bytes = int(self.entries["bytes"][first].sum())
+        return PackedCounts(paths=len(np.unique(self.entries["path"])), files=len(first), bytes=num_bytes)
+
+
+def packed_name(ref: ImageRef, packing: PackImages) -> str:
+    """The path of a packed image, below `images/`."""
+    assert packing != "none"
+    return f"{ref.sha256[:2]}/{_file_name(ref, packing)}"
+
+
+def _file_name(ref: ImageRef, packing: PackImages) -> str:
+    return f"{ref.sha256}-{ref.width}x{ref.height}" if packing == "resized" else ref.sha256
+
+
+def _key(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass"))
+
+
+class Packer:
+    """Puts images below the `images/` of the cache that is being built. Make one a process."""
+
+    def __init__(self, packing: PackImages, image_root: Path) -> None:
+        self._packing = packing
+        self._root = os.fspath(image_root)
+        self._pack = lru_cache(_REMEMBERED)(self._pack_one)
+
+    def pack(self, refs: Iterable[ImageRef], building: Path, caches: Sequence[Path]) -> Packed:
+        """See to it that all are packed, in the folder `building` or in one of `caches` already.
+
+        Raises `UndecodableError` for an image that must be scaled and cannot be, `InputError` where one cannot be read
+        any more or the disk is full.
+        """
+        folders = tuple(dict.fromkeys([building, *caches]))
+        made = [(ref, *self._pack(ref, folders)) for ref in refs]
+        entries = {(_key(ref.path), _key(_file_name(ref, self._packing)), num_bytes) for ref, num_bytes, _ in made}
+        return Packed(np.array(sorted(entries), _ENTRY), any(is_new for _, _, is_new in made))
+
+    def _pack_one(self, ref: ImageRef, folders: tuple[Path, ...]) -> tuple[int, bool]:
+        """Bytes of the packed file, and whether it was made just now."""
+        name = packed_name(ref, self._packing)
+        for folder in folders:
+            num_bytes = self._whole_at(folder / IMAGES_NAME / name, ref)
+            if num_bytes:
+                return num_bytes, False
+        content = self._content(ref)
+        path = folders[0] / IMAGES_NAME / name
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+        return len(content), True
+
+    def _whole_at(self, path: Path, ref: ImageRef) -> int:
+        """The length of the packed file where it is there and has the length that it must have, else 0."""
+        try:
+            found = os.stat(path).st_size
+            as_copy = os.stat(os.path.join(self._root, ref.path)).st_size
+        except OSError:
+            return 0
+        is_scaled = self._packing == "resized" and found == num_bytes_as_pixels((ref.width, ref.height))
+        return found if is_scaled or found == as_copy else 0
+
+    def _content(self, ref: ImageRef) -> bytes:
+        path = os.path.join(self._root, ref.path)
+        try:
+            content = read_image(ref.path, self._root)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        if hashlib.sha256(content).hexdigest() != ref.sha256:
+            raise InputError(f"the image {path} has changed while it was packed", hint="run `ktodata preprocess` again")
+        if self._packing == "original":
+            return content
+        try:
+            if not is_larger(content, (ref.width, ref.height)):
+                return content
+            return as_pixels(load_for_training(BytesIO(content), (ref.width, ref.height)))
+        except DECODE_ERRORS as error:
+            raise UndecodableError(f"{path} cannot be decoded: {error}") from None
+
+
+def move_in(building: Path, cache: Path, packed: Packed) -> None:
+    """Bring the packed images from `building` to `cache`, and remove from there those that nobody asks for any more.
+
+    Files that are no packed images are somebody's, and stay. Raises `InputError` where the folder cannot be written to.
+    """
+    wanted = set(packed.entries["name"].tolist())
+    old, new = building / IMAGES_NAME, cache / IMAGES_NAME
+    with writing_to(new):
+        for path in _packed_files(old):
+            if _key(path.name) in wanted:
+                target = new / path.relative_to(old)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+        for path in _packed_files(new):
+            if _key(path.name) not in wanted:
+                path.unlink()
+        for folder in [*new.glob("[0-9a-f][0-9a-f]"), new]:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _packed_files(folder: Path) -> Iterator[Path]:
+    """The packed images below an `images/`, and what killed processes left of some."""
+    for inner in sorted(folder.glob("[0-9a-f][0-9a-f]")):
+        yield from (
+            path for path in list(inner.iterdir()) if _FILE.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
+        )
+
+
+def holds_packed_alone(folder: Path) -> bool:
+    """Whether all that is in a folder called `images` can have been packed: nothing of it is anybody else's."""
+    return folder.is_dir() and all(_FOLDER.fullmatch(name) for name in os.listdir(folder))
