@@ -15,7 +15,7 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("name", tiny_models.IMAGE_FAMILIES)
+@pytest.mark.parametrize("name", tiny_models.IMAGE_FAMILIES + tiny_models.REFUSED_FAMILIES)
 def test_an_image_family_loads_and_runs_forward(tiny_model: TinyModel, name: str) -> None:
     import torch
     from PIL import Image
@@ -26,7 +26,7 @@ def test_an_image_family_loads_and_runs_forward(tiny_model: TinyModel, name: str
     model = AutoModelForImageTextToText.from_pretrained(folder)
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    batch = processor(text=[text], images=[[Image.new("RGB", (64, 40), "red")]], return_tensors="pt")
+    batch = processor(text=[text], images=[[Image.new("RGB", (64, 40), "red")]], return_tensors="pt").to(model.dtype)
     with torch.no_grad():
         logits = model(**batch).logits
     assert logits.shape[:2] == batch["input_ids"].shape
@@ -34,15 +34,15 @@ def test_an_image_family_loads_and_runs_forward(tiny_model: TinyModel, name: str
     assert folder_bytes(folder) < 1_000_000
 
 
-def test_the_text_family_loads_and_runs_forward(tiny_model: TinyModel) -> None:
+@pytest.mark.parametrize("name", tiny_models.TEXT_FAMILIES)
+def test_a_text_family_loads_and_runs_forward(tiny_model: TinyModel, name: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = tiny_model("text")
+    folder = tiny_model(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    prompt = [{"role": "user", "content": QUESTION}]
-    batch = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    batch = tokenizer(QUESTION, return_tensors="pt")
     with torch.no_grad():
         logits = model(**batch).logits
     assert logits.std() > 0.1
