@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from kto_data.image.header import BOMB_PIXELS, orientation_of, read_header
 
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 """Opens what was looked at, and nothing else that has come into its place."""
+_WHITES = (1, 255, 65535)  # the values that mean white, in images of floating-point numbers
 _SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that saving as JPEG may add
 
 
@@ -51,17 +53,27 @@ def is_larger(content: bytes, size: tuple[int, int]) -> bool:
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, as transformers' `convert_to_rgb` makes it: transparency goes on white.
 
-    16-bit greyscale is scaled to 8 bits; Pillow's own conversion clips it, which turns most pixels white.
+    Grey of more than 8 bits is scaled; Pillow's own conversion clips it, which turns most pixels white. White is
+    65535 for whole numbers; for others it is 1, 255 or 65535, the first that no pixel exceeds; and the brightest pixel
+    where that is beyond 65535. What is below 0 is black.
     """
     if image.mode == "RGB" and image.info.get("transparency") is None:
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
+    if image.mode == "F" or image.mode[0] == "I":
+        return _scaled_to_8_bits(image).convert("RGB")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    whites = _WHITES if image.mode == "F" else _WHITES[-1:]
+    image = image.convert("F")
+    brightest = cast("tuple[float, float]", image.getextrema())[1]
+    white = next((white for white in whites if brightest <= white), brightest)
+    return image.point(lambda value: value * (255 / white) + 0.5).convert("L")  # to the nearest: the rest is cut off
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -72,6 +84,12 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def blank(size: tuple[int, int]) -> Image.Image:
     """A black RGB image of `size` (width, height): what a processor is asked about a size with."""
     return Image.new("RGB", size)
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    """An RGB image of `size` (width, height) with nothing in common with a blank one; always the same."""
+    width, height = size
+    return Image.frombytes("RGB", size, random.Random(0).randbytes(3 * width * height))
 
 
 def shows_one_color(image: Image.Image) -> bool:

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pytest
 from conftest import make_image
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 from kto_data.image import (
     BOMB_PIXELS,
     ImageCheck,
     ImageProbe,
-    PixelBudget,
     ProbeStatus,
     load_for_training,
     load_upright,
     probe,
-    to_rgb,
 )
 
 
@@ -39,42 +34,10 @@ def test_the_header_has_the_size_of_the_upright_image(tmp_path: Path, orientatio
     assert header.orientation == orientation
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 10**7), st.integers(1, 10**4))
-def test_no_image_leaves_the_pixel_budget_from_above(width: int, height: int, max_pixels: int, min_pixels: int) -> None:
-    max_pixels = max(max_pixels, min_pixels)
-    fitted = PixelBudget(min_pixels=min_pixels, max_pixels=max_pixels).fit(width, height)
-    assert min(fitted) >= 1
-    # A side that would be no pixel at all is one: so thin an image may stay over a tiny budget.
-    assert fitted[0] * fitted[1] <= max_pixels or min(fitted) == 1
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    # Worked out by hand: sqrt(589824 / area) times each side, truncated.
-    [((1536, 768), (1086, 543)), ((768, 768), (768, 768)), ((2000, 1000), (1086, 543)), ((16, 16), (32, 32))],
-)
-def test_the_budget_scales_as_llama_factory_does(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert PixelBudget(min_pixels=32 * 32, max_pixels=768 * 768).fit(*size) == expected
-
-
 def test_an_image_for_training_is_upright_rgb_and_of_the_size_asked_for(tmp_path: Path) -> None:
     path = make_image(tmp_path / "a.jpg", 60, 20, orientation=6)
     image = load_for_training(path, (10, 30))
     assert (image.mode, image.size) == ("RGB", (10, 30))
-
-
-def test_transparency_goes_on_white() -> None:
-    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
-    assert to_rgb(Image.new("LA", (1, 1), (0, 128))).getpixel((0, 0)) == (127, 127, 127)
-    palette = Image.new("P", (1, 1), 3)
-    palette.info["transparency"] = 3
-    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
-    path = tmp_path / "deep.png"
-    Image.new("I;16", (2, 1), 32768).save(path)
-    assert load_for_training(path, (2, 1)).getpixel((0, 0)) == (127, 127, 127)
 
 
 def test_every_kind_of_place_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
