@@ -77,3 +77,9 @@ def require_packages(packages: Iterable[str], *, extra: str, needed_for: str) ->
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(package, extra=extra, needed_for=needed_for)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the paragraphs of advice behind it; its type where it says nothing."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kto_data.errors import MissingExtraError, ModelError
+from kto_data.errors import MissingExtraError, ModelError, first_line
 from kto_data.image_tokens import Run, SizeCounting, most_repeated
 from kto_data.model_identity import identity
 from kto_data.record import Record
@@ -154,6 +154,25 @@ class Processor:
             text += [span.replacement, piece]
         return "".join(text)
 
+    # -- whether it can be used ---------------------------------------------------------------------------------
+
+    def check_usable(self) -> None:
+        """Raises `ModelError` when there is no vocabulary or no chat template, or when ids of rows with images cannot
+        be known from the sizes of the images."""
+        if not self.tokenize([_PROBE_TEXT])[0]:
+            # transformers loads a folder without its vocabulary as an empty tokenizer, without a word.
+            raise ModelError(
+                f"the tokenizer of {self.model} gives no tokens: its vocabulary file is missing",
+                hint="copy tokenizer.json (or vocab.json and merges.txt) into the folder",
+            )
+        if not (self.processing_class.chat_template or self.tokenizer.chat_template):
+            raise ModelError(
+                f"{self.model} has no chat template",
+                hint="add chat_template.jinja to the folder, written as the model was trained",
+            )
+        if self._counting is not None:
+            self._counting.check()
+
     # -- identity -----------------------------------------------------------------------------------------------
 
     def fingerprint_parts(self) -> dict[str, str]:
@@ -181,45 +200,16 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
         loaded = AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     except ImportError as error:
         raise ModelError(
-            f"the processor of {model} needs a package: {_first_line(error)}", hint=_TORCHVISION_HINT
+            f"the processor of {model} needs a package: {first_line(error)}", hint=_TORCHVISION_HINT
         ) from None
     except Exception as error:  # a spoilt file can make anything of it: tokenizers raises `Exception` itself
         raise ModelError(
-            f"no tokenizer or processor can be loaded from {model}: {_first_line(error)}",
+            f"no tokenizer or processor can be loaded from {model}: {first_line(error)}",
             hint="--model takes a folder with tokenizer.json (and preprocessor_config.json for images), or a hub id",
         ) from None
     processor = Processor(str(model), loaded)
-    _check_usable(processor)
+    processor.check_usable()
     return processor
 
 
 _TORCHVISION_HINT = "pip install torchvision (a build that matches torch), or check the installation"
-
-
-def _check_usable(processor: Processor) -> None:
-    if not processor.tokenize([_PROBE_TEXT])[0]:
-        # transformers loads a folder without its vocabulary as an empty tokenizer, without a word.
-        raise ModelError(
-            f"the tokenizer of {processor.model} gives no tokens: its vocabulary file is missing",
-            hint="copy tokenizer.json (or vocab.json and merges.txt) into the folder",
-        )
-    if not (processor.processing_class.chat_template or processor.tokenizer.chat_template):
-        raise ModelError(
-            f"{processor.model} has no chat template",
-            hint="add chat_template.jinja to the folder, written as the model was trained",
-        )
-    if not processor.has_images:
-        return
-    # A processor without the hooks that are asked here fails in its own way: each is a missing answer, told by name.
-    try:
-        processor.image_span((64, 64))
-    except (AttributeError, NotImplementedError, TypeError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"{processor.name} does not say what it makes of an image: {_first_line(error)}",
-            hint="images of this model cannot be preprocessed; text models and other image models can",
-        ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

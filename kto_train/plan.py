@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kto_data import __version__
 from kto_data.balance import AdmissibleWeights
-from kto_data.errors import ConfigError
+from kto_data.errors import ConfigError, first_line
 from kto_data.manifest import read_manifest
 from kto_train import checks
 from kto_train.config import TrainConfig, check_fields
@@ -197,9 +197,3 @@ def quiet_libraries() -> Iterator[None]:
             transformers.utils.logging.set_verbosity(verbosity)
             transformers.utils.logging.enable_progress_bar()
             datasets.enable_progress_bars()
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says went wrong, without its paragraphs of advice."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text or type(error).__name__).splitlines()[0]

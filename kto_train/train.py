@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kto_data.errors import ConfigError, DivergedError, ExitCode, InputError, KtoDataError, ModelError
+from kto_data.errors import ConfigError, DivergedError, ExitCode, InputError, KtoDataError, ModelError, first_line
 from kto_data.progress import StepBar
 from kto_data.training import NO_KL_LOSS
 from kto_train import checks
 from kto_train.config import TrainConfig, write_config
-from kto_train.plan import Plan, first_line, make_plan, quiet_libraries
+from kto_train.plan import Plan, make_plan, quiet_libraries
 from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, remove_unfinished, step_of, what_matters
 
 if TYPE_CHECKING:

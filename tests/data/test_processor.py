@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import TinyModel
+from transformers import InternVLProcessor, LlavaNextProcessor, LlavaProcessor, ProcessorMixin, Qwen2VLProcessor
 
 from kto_data.errors import ModelError
 from kto_data.processor import Processor, load_processor
@@ -94,13 +97,120 @@ def test_an_image_among_others_may_be_something_else_than_alone(tiny_model: Tiny
     assert processor.image_span((200, 60)).num_tokens == alone
 
 
-def test_a_processor_that_looks_at_the_other_images_is_refused_by_name(
-    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+class LooksAtPictures(LlavaProcessor):
+    """Gives a bright picture more tokens than a dark one."""
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
+        bright = bool(np.asarray(image_inputs["pixel_values"][image_idx]).max() > 10)
+        return str(super().replace_image_token(image_inputs, image_idx, **options)) + self.image_token * bright
+
+
+class LooksAtOthers(LlavaNextProcessor):
+    """Takes all images of a row for what its first one is."""
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
+        return str(super().replace_image_token(image_inputs, 0, **options))
+
+
+class WritesMore(LlavaProcessor):
+    """Ends each text with images by a word of its own."""
+
+    def get_text_with_replacements(self, text: list[str], *replacements: Any) -> Any:
+        expanded, offsets = super().get_text_with_replacements(text, *replacements)
+        return [one + " Well?" if any(replacements[0]) else one for one in expanded], offsets
+
+
+class KnowsNoPlaceholder(LlavaProcessor):
+    """Has images, and no word on what they become."""
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
+        raise NotImplementedError
+
+
+class MiscountsAlways(Qwen2VLProcessor):
+    """Is one token off in all that it counts."""
+
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **options: Any) -> Any:
+        counted = super()._get_num_multimodal_tokens(image_sizes, **options)["num_image_tokens"]
+        return {"num_image_tokens": [number + 1 for number in counted]}
+
+
+class MiscountsWide(Qwen2VLProcessor):
+    """Counts right but for images of over 200 pixels across."""
+
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **options: Any) -> Any:
+        counted = super()._get_num_multimodal_tokens(image_sizes, **options)["num_image_tokens"]
+        return {"num_image_tokens": [counted[0] + (image_sizes[0][1] > 200)]}
+
+
+class MindsTheArrangement(InternVLProcessor):
+    """Writes another text for a tall image than for a wide one of as many tiles."""
+
+    def _process_images(self, images: Any, **options: Any) -> Any:
+        processed, replacements = super()._process_images(images, **options)
+        flat = [image for row in images for image in row]
+        marks = ["tall" if image.height > image.width else "" for image in flat]
+        return processed, [text + mark for text, mark in zip(replacements, marks, strict=True)]
+
+
+def as_kind(folder: Path, kind: type[ProcessorMixin]) -> Processor:
+    """The processor of `folder` as one of a class of somebody's own."""
+    processing_class = load_processor(folder).processing_class
+    processing_class.__class__ = kind
+    return Processor(str(folder), processing_class)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "message"),
+    [
+        ("llava", LooksAtPictures, "LooksAtPictures makes something else of another picture of the same size"),
+        ("llava", WritesMore, "WritesMore writes more into a text than its images"),
+        ("llava", KnowsNoPlaceholder, "KnowsNoPlaceholder does not say what it makes of an image: "),
+    ],
+)
+def test_a_processor_that_cannot_be_known_from_sizes_is_refused_by_name(
+    family: str, kind: type[ProcessorMixin], message: str, tiny_model: TinyModel
 ) -> None:
-    processor = load_processor(tiny_model("llava_next"))
-    assert processor._counting is not None
-    ask = processor._counting._from_blanks
-    # As one that brings all images of a row to the size of the largest.
-    monkeypatch.setattr(processor._counting, "_from_blanks", lambda sizes: ask([max(sizes)] * len(sizes)))
-    with pytest.raises(ModelError, match="LlavaNextProcessor gives an image other tokens"):
+    with pytest.raises(ModelError, match=f"^{message}") as raised:
+        as_kind(tiny_model(family), kind).check_usable()
+    assert raised.value.hint
+
+
+def test_a_processor_that_looks_at_the_other_images_is_refused_by_name(tiny_model: TinyModel) -> None:
+    processor = as_kind(tiny_model("llava_next"), LooksAtOthers)
+    processor.check_usable()  # of single images it says all
+    with pytest.raises(ModelError, match="LooksAtOthers gives an image other tokens beside other images"):
         processor.image_span((28, 28), 2)
+
+
+USUAL_SIZES = [(width, height) for width in (30, 64, 90, 200) for height in (30, 57, 120)]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("qwen2_vl", MiscountsAlways), ("internvl", MindsTheArrangement), ("internvl", InternVLProcessor)],
+)
+def test_numbers_that_do_not_tell_are_not_believed(
+    family: str, kind: type[ProcessorMixin], tiny_model: TinyModel
+) -> None:
+    processor, fresh = as_kind(tiny_model(family), kind), as_kind(tiny_model(family), kind)
+    assert fresh._counting is not None
+    for size in USUAL_SIZES:
+        assert processor.image_span(size).replacement == fresh._counting._from_blank(size), size
+
+
+def test_a_count_that_is_found_wrong_later_stops_the_run_by_name(tiny_model: TinyModel) -> None:
+    processor = as_kind(tiny_model("qwen2_vl"), MiscountsWide)
+    for width in range(45, 300):
+        processor.image_span((width, 50))
+    with pytest.raises(ModelError, match="MiscountsWide is wrong about the tokens of a 300x50 image"):
+        processor.image_span((300, 50))  # the 256th size, which is a power of four
+
+
+def test_sizes_that_are_refused_prove_nothing_about_the_count(tiny_model: TinyModel) -> None:
+    """Three of them are as many as must agree before the count is believed."""
+    processor = load_processor(tiny_model("pixtral"))
+    for size in ((300, 1), (400, 1), (500, 1)):
+        with pytest.raises(ValueError, match="height"):
+            processor.image_span(size)
+    assert processor.image_span((64, 48)) == load_processor(tiny_model("pixtral")).image_span((64, 48))
