@@ -6,6 +6,7 @@ makes of images goes into the batch: models differ in what they ask for, and not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,11 +179,14 @@ class _TokenTypes:
 
     def __init__(self, processor: Processor, probe: Mapping[str, Any], text_keys: frozenset[str]) -> None:
         self.processing_class = processor.processing_class
-        self.image_ids = frozenset(self.processing_class.image_token_ids)
         self.keys = tuple(sorted(text_keys - {INPUT_IDS, ATTENTION_MASK}))
         ids = probe[INPUT_IDS][0].tolist()
-        if not self.count_images(ids):
+        told = frozenset(self.processing_class.image_token_ids)
+        if told.isdisjoint(ids):
             raise ModelError(f"{processor.name} does not tell its image tokens from others", hint=_CANNOT)
+        # Some processors tell of the placeholder alone; features go where an image repeats one of the added tokens.
+        added = Counter(token for token in ids if token in processor.tokenizer.added_tokens_decoder)
+        self.image_ids = told | {token for token, _ in added.most_common(1)}
         for key in self.keys:
             if key not in TOKEN_TYPE_KEYS or self.of(ids) != probe[key][0].tolist():
                 raise ModelError(

@@ -10,9 +10,10 @@ from typing import Any
 
 from conftest import make_image
 from datasets import Dataset
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kto_data.encode import Encoded, Encoder, ImageRef, Sample
+from kto_data.image import ImageCheck, PixelBudget, probe
 from kto_data.manifest import MANIFEST_NAME, Manifest, Shard, Split, SplitCounts, fingerprint
 from kto_data.processor import load_processor
 from kto_data.record import Record
@@ -34,6 +35,7 @@ WORDS = (
     "picture",
     "circle",
 )
+NO_BUDGET = PixelBudget()
 SIZES = ((64, 48), (120, 40), (30, 90), (56, 56))
 
 
@@ -76,6 +78,7 @@ def make_cache(
     records: list[dict[str, Any]],
     eval_records: list[dict[str, Any]] | None = None,
     max_length: int | None = None,
+    budget: PixelBudget = NO_BUDGET,
 ) -> Path:
     """The cache of `records` under `root`, with `root` as image root, made by the steps of `ktodata preprocess`."""
     output = root / "cache"
@@ -85,7 +88,9 @@ def make_cache(
     for name, given in {"train": records, "eval": eval_records}.items():
         if given is not None:
             (output / name).mkdir(parents=True)
-            rows = [_encode(encoder, record, root, f"{name}.jsonl", i) for i, record in enumerate(given, start=1)]
+            rows = [
+                _encode(encoder, record, root, budget, f"{name}.jsonl", i) for i, record in enumerate(given, start=1)
+            ]
             splits[name] = _split(rows, write_shard(output / name, "data-00000.arrow", rows))
     parts = {**processor.fingerprint_parts(), "rows": len(records)}
     manifest = Manifest(
@@ -93,8 +98,8 @@ def make_cache(
         parts=parts,
         has_images=processor.has_images,
         image_root=str(root),
-        image_min_pixels=None,
-        image_max_pixels=None,
+        image_min_pixels=budget.min_pixels,
+        image_max_pixels=budget.max_pixels,
         max_length=max_length,
         inputs=(),
         splits=splits,
@@ -104,13 +109,16 @@ def make_cache(
     return output
 
 
-def _encode(encoder: Encoder, value: dict[str, Any], root: Path, file: str, line: int) -> CachedRow:
+def _encode(
+    encoder: Encoder, value: dict[str, Any], root: Path, budget: PixelBudget, file: str, line: int
+) -> CachedRow:
     record = Record.model_validate_json(json.dumps(value))
     images = []
     for path in record.images:
-        with Image.open(root / path) as opened:
-            digest = hashlib.sha256((root / path).read_bytes()).hexdigest()
-            images.append(ImageRef(path, digest, *opened.size, num_tokens=0))
+        header = probe(path, root.resolve(), ImageCheck.HEADER).header
+        assert header is not None
+        digest = hashlib.sha256((root / path).read_bytes()).hexdigest()
+        images.append(ImageRef(path, digest, *budget.fit(header.width, header.height), num_tokens=0))
     (encoded,) = encoder.encode([Sample(record, tuple(images))])
     assert isinstance(encoded, Encoded), encoded
     return CachedRow(encoded, record.label, file, line, None)
@@ -137,8 +145,8 @@ def _split(rows: list[CachedRow], shard: Shard) -> Split:
     )
 
 
-def stock_rows(records: list[dict[str, Any]], root: Path | None) -> Dataset:
-    """The records as stock `KTOTrainer` takes them; with images where `root` is given."""
+def stock_rows(records: list[dict[str, Any]], root: Path | None, budget: PixelBudget = NO_BUDGET) -> Dataset:
+    """The records as stock `KTOTrainer` takes them; with images, upright and scaled, where `root` is given."""
     rows = []
     for record in records:
         *prompt, completion = record["messages"]
@@ -146,6 +154,7 @@ def stock_rows(records: list[dict[str, Any]], root: Path | None) -> Dataset:
         if root is not None:
             # Stock TRL puts images at the front of the first user message.
             row["prompt"] = [{**m, "content": m["content"].replace("<image>", "")} for m in prompt]
-            row["images"] = [Image.open(root / name).convert("RGB") for name in record["images"]]
+            images = [ImageOps.exif_transpose(Image.open(root / name)).convert("RGB") for name in record["images"]]
+            row["images"] = [image.resize(budget.fit(*image.size), Image.Resampling.BICUBIC) for image in images]
         rows.append(row)
     return Dataset.from_list(rows)

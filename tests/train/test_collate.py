@@ -5,16 +5,16 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 from caches import image_records, make_cache, stock_rows
 from conftest import TinyModel, make_image
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, DataCollatorForVisionUnpairedPreference
 
 from kto_data.errors import CacheError, InputError
+from kto_data.image import PixelBudget
 from kto_data.processor import load_processor
 from kto_train import CachedCollator, load_cache
-
-FAMILIES = ["llava", "llava_next", "idefics3", "gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm"]
 
 TEXT_ROWS = [
     {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9], "label": True},
@@ -30,7 +30,7 @@ def assert_same_batch(found: dict[str, torch.Tensor], expected: dict[str, torch.
         assert torch.equal(found[key], value), key
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.IMAGE_FAMILIES)
 def test_the_batch_is_that_of_trls_vision_collator(family: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     processor = load_processor(str(tiny_model(family)))
     records = image_records(tmp_path, 6)
@@ -39,6 +39,22 @@ def test_the_batch_is_that_of_trls_vision_collator(family: str, tiny_model: Tiny
     found = CachedCollator(processor, image_root=cache.image_root)(rows)
     stock = DataCollatorForVisionUnpairedPreference(processor.processing_class)
     assert_same_batch(found, dict(stock(list(stock_rows(records, tmp_path)))))
+
+
+@pytest.mark.parametrize("family", tiny_models.IMAGE_FAMILIES)
+def test_under_a_pixel_budget_the_batch_is_that_of_images_scaled_by_hand(
+    family: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    records = image_records(tmp_path, 4)
+    make_image(tmp_path / "images/0-0.png", 150, 20, orientation=6, noise_seed=1)
+    make_image(tmp_path / "images/1-0.png", 7, 5, noise_seed=2)
+    make_image(tmp_path / "images/2-0.png", 130, 110, noise_seed=3)
+    budget = PixelBudget(min_pixels=900, max_pixels=2500)
+    cache = load_cache(make_cache(tmp_path, tiny_model(family), records, budget=budget))
+    processor = load_processor(str(tiny_model(family)))
+    found = CachedCollator(processor, image_root=cache.image_root)(list(cache["train"]))
+    stock = DataCollatorForVisionUnpairedPreference(processor.processing_class)
+    assert_same_batch(found, dict(stock(list(stock_rows(records, tmp_path, budget)))))
 
 
 def test_a_text_batch_is_that_of_trls_collator(tiny_model: TinyModel) -> None:
@@ -111,9 +127,12 @@ def test_a_damaged_image_is_told_with_its_row_and_file(tiny_model: TinyModel, tm
         collate(list(cache["train"]))
 
 
-def test_other_token_counts_than_the_caches_are_told_with_row_and_image(tiny_model: TinyModel, tmp_path: Path) -> None:
-    cache = load_cache(make_cache(tmp_path, tiny_model("qwen2_5_vl"), image_records(tmp_path, 2)))
-    collate = CachedCollator(load_processor(str(tiny_model("qwen2_5_vl"))), image_root=cache.image_root)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llama4"])
+def test_other_token_counts_than_the_caches_are_told_with_row_and_image(
+    family: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = load_cache(make_cache(tmp_path, tiny_model(family), image_records(tmp_path, 2)))
+    collate = CachedCollator(load_processor(str(tiny_model(family))), image_root=cache.image_root)
     rows = list(cache["train"])
     rows[1]["image_refs"][0]["width"] *= 2
     with pytest.raises(CacheError, match=r"^train\.jsonl:2: images/1-0\.png: \d+ image tokens now, and \d+ in the"):
