@@ -9,6 +9,7 @@ Two bands for it are published: [1, 4/3] (the paper's versions 1 to 3, TRL, ms-s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -103,6 +104,23 @@ def admissible_weights(
         trl=trl,
         paper=paper,
     )
+
+
+def automatic_weights(num_desirable: int, num_undesirable: int) -> AdmissibleWeights:
+    """The weights that training takes by itself: from 1 and 1 it changes one of them, the one of the rarer side, by the
+    least that enters [1, 4/3]. Of one label alone there is nothing to balance: they stay at 1."""
+    plain = admissible_weights(num_desirable, num_undesirable)
+    if plain.trl is None or plain.verdict is Verdict.BALANCED:
+        return plain
+    if plain.verdict is Verdict.TOO_LOW:
+        return admissible_weights(num_desirable, num_undesirable, _rounded(plain.trl.desirable.low), 1.0)
+    return admissible_weights(num_desirable, num_undesirable, 1.0, _rounded(plain.trl.undesirable.low))
+
+
+def _rounded(weight: float) -> float:
+    """Up to four digits: a weight that can be read, and lies within the band whose lower bound it was."""
+    scale = 10.0 ** (3 - math.floor(math.log10(weight)))
+    return math.ceil(weight * scale) / scale
 
 
 def _verdict(balance: float) -> Verdict:

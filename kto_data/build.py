@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from kto_data.image import ImageCheck, PixelBudget
 from kto_data.manifest import FORMAT_VERSION, fingerprint
 from kto_data.model_check import RECORDS_AT_ONCE, as_sample, batches, refusal
 from kto_data.packing import Packed, Packer, UndecodableError
-from kto_data.policy import Invalid, TooLong
+from kto_data.policy import CONTRADICTION_CODE, Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
@@ -37,7 +37,6 @@ from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 
 _REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
 _IMAGE_CODES = "KTO2"
-_CONTRADICTION_CODE = "KTO401"
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
 """Libraries whose version may change ids or bytes."""
 
@@ -138,9 +137,9 @@ class Builder:
             if not checked.is_trainable:
                 output.has_image_faults |= any(finding.code.startswith(_IMAGE_CODES) for finding in checked.findings)
                 codes = sorted({f.code for f in checked.findings if f.severity is Severity.ERROR})
-                output.reject(checked.line, codes, checked.labels)
+                output.reject(checked, codes)
             elif output.contradicts(checked.line):
-                output.reject(checked.line, [_CONTRADICTION_CODE], checked.labels)
+                output.reject(checked, [CONTRADICTION_CODE])
             else:
                 self._place(checked, [next(answers) for _ in checked.samples], output)
 
@@ -155,7 +154,7 @@ class Builder:
             dropping = self.settings.too_long is TooLong.DROP and all(a.code in TOO_LONG_CODES for _, a in refused)
             if not dropping:
                 output.findings += [refusal(answer, item) for item, answer in refused]
-            output.reject(line, sorted({answer.code for _, answer in refused}), checked.labels)
+            output.reject(checked, sorted({answer.code for _, answer in refused}))
             return
         for item, answer in both:
             assert isinstance(answer, Encoded)
@@ -182,10 +181,10 @@ class _Output:
         """Whether a line that is sound by itself goes because of another one."""
         return bool(self._contradicting) and line in self._contradicting  # a line's hash is not to be had for nothing
 
-    def reject(self, line: Line, codes: list[str], labels: Iterable[bool | None]) -> None:
-        for label in labels:
-            self.tally.drop(codes[0], label)
-        self.rejects.append(reject_entry(line, codes))
+    def reject(self, checked: CheckedLine, codes: list[str]) -> None:
+        for label in checked.labels:
+            self.tally.drop(codes[0], label, checked.source)
+        self.rejects.append(reject_entry(checked.line, codes))
 
 
 _builder: Builder | None = None

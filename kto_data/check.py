@@ -112,6 +112,7 @@ class CheckedLine:
     labels: tuple[bool | None, ...]  # of each of its records, readable or not; none of a blank line
     format: str  # the format it is written in; empty where it could not be told
     unmapped_images: bool  # it has images that the column mapping leaves out
+    source: str = ""  # as it names it; empty where it names none, or it cannot be read
 
     @property
     def is_trainable(self) -> bool:
@@ -153,6 +154,7 @@ class LineChecker:
             labels=() if _is_blank(rows[0]) else tuple(row.label for row in rows),
             format=rows[0].format if rows[0].value is not None else "",
             unmapped_images=any(row.unmapped_images for row in rows),
+            source=rows[0].source,
         )
 
     def _probes(self, paths: list[str], data_path: str) -> dict[str, ImageProbe]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 import xxhash
@@ -16,6 +16,9 @@ import xxhash
 from kto_data.fields import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from kto_data.record import Message, Record
 
 _MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: odd, and far from any pattern
@@ -79,9 +82,12 @@ def fresh_file_digest(path: str) -> int | None:
     return content.intdigest()
 
 
-def join_digests(prompt: int, completion: int) -> int:
-    """The number of a sample, from those of its halves."""
-    return (prompt * _MIX + completion) & _MASK
+_Number = TypeVar("_Number", int, "NDArray[np.uint64]")
+
+
+def join_digests(prompt: _Number, completion: _Number) -> _Number:
+    """The number of a sample, from those of its halves; or the numbers of many, from columns."""
+    return (prompt * _MIX + completion) & _MASK  # type: ignore[return-value]  # an int is no signed array
 
 
 def record_digest(record: Record) -> SampleDigest:

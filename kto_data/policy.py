@@ -26,3 +26,7 @@ class Contradictions(StrEnum):
     KEEP = "keep"  # they are counted
     DROP = "drop"  # all go to the rejects file
     MAJORITY = "majority"  # those of the rarer label go, on a tie all
+
+
+CONTRADICTION_CODE = "KTO401"
+"""The reason of rows that go for contradicting others."""

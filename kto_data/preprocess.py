@@ -39,8 +39,10 @@ from kto_data.packing import IMAGES_NAME, Packed
 from kto_data.paths import TRAIN
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor, load_processor
-from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAME, is_whole, output_lock, publish
-from kto_data.report.balance import BalanceReport, balance_report
+from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAMES, is_whole, output_lock, publish
+from kto_data.report.balance.formats import FORMATS
+from kto_data.report.balance.model import BalanceReport
+from kto_data.report.balance.numbers import balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.shard import write_dataset_files
 from kto_data.so_far import InputSoFar, SplitSoFar
@@ -61,6 +63,7 @@ class PreprocessSettings:
     allot: AllotSettings = field(default_factory=AllotSettings)
     shard_rows: int
     jobs: int
+    batch_size: int  # rows a device of the training to come: the report says what its groups would be like
     resume: bool = True  # take over what earlier runs have done
 
     @property
@@ -137,7 +140,6 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     for file in files:  # of whose chunks the parts come one after the other
         findings += sorted(file.findings, key=lambda finding: finding.location.line or 0)
     findings += check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES))
-    report = balance_report({name: so_far.merged() for name, so_far in splits.items()})
     if _is_refused(settings.build, findings):
         return Result(None, None, tuple(findings), num_read)
     for name, so_far in splits.items():
@@ -147,11 +149,16 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
                 hint="run `ktodata validate` on the files to see why, or raise --max-length",
             )
     packed = Packed.merged(part for so_far in splits.values() for part in so_far.packed)
-    manifest = _manifest(settings, processor, [file.finish() for file in files], splits, report, packed)
+    manifest = _manifest(settings, processor, [file.finish() for file in files], splits, packed)
+    tallies = {name: so_far.merged() for name, so_far in splits.items()}
+    report = balance_report(tallies, manifest.fingerprint, settings.batch_size)
+    reports = {name: FORMATS[format](report).encode() for format, name in REPORT_NAMES.items()}
     before = _manifest_before(settings.output)
-    is_there = manifest == before and num_reused == num_units and not packed.has_new and is_whole(settings.output)
+    is_there = (
+        manifest == before and num_reused == num_units and not packed.has_new and is_whole(settings.output, reports)
+    )
     if not is_there:
-        _write_parts(building, manifest, report, splits, allotment.names)
+        _write_parts(building, manifest, reports, splits, allotment.names)
         publish(settings.output, building, manifest, packed)
     shutil.rmtree(building)
     return Result(
@@ -216,7 +223,6 @@ def _manifest(
     processor: Processor,
     inputs: list[InputFile],
     splits: Mapping[str, SplitSoFar],
-    report: BalanceReport,
     packed: Packed,
 ) -> Manifest:
     options = settings.build
@@ -240,16 +246,17 @@ def _manifest(
         pack_images=options.pack_images,
         packed=None if options.pack_images == "none" else packed.counts(),
         inputs=tuple(inputs),
-        splits={name: _split(name, so_far, report) for name, so_far in splits.items()},
+        splits={name: _split(name, so_far) for name, so_far in splits.items()},
     )
 
 
-def _split(name: str, so_far: SplitSoFar, report: BalanceReport) -> Split:
-    rows = so_far.merged().rows
+def _split(name: str, so_far: SplitSoFar) -> Split:
+    tally = so_far.merged()
+    rows = tally.rows
     shards = tuple(shard.model_copy(update={"path": f"{name}/{shard.path}"}) for shard in so_far.shards)
     return Split(
         shards=shards,
-        counts=report.splits[name].counts,
+        counts=tally.counts(),
         num_tokens=int(rows["num_prompt"].sum() + rows["num_completion"].sum()),
         num_image_tokens=int(rows["num_image_tokens"].sum()),
         num_completion_tokens=int(rows["num_completion"].sum()),
@@ -261,16 +268,17 @@ def _split(name: str, so_far: SplitSoFar, report: BalanceReport) -> Split:
 def _write_parts(
     folder: Path,
     manifest: Manifest,
-    report: BalanceReport,
+    reports: Mapping[str, bytes],
     splits: Mapping[str, SplitSoFar],
     names_of_keys: Sequence[str],
 ) -> None:
-    """Write all of a cache but its shards, which are there, and its manifest, which comes last."""
+    """Write all of a cache but its shards, which are there, and its manifest, which comes last. `reports`: by name."""
     shards = [f"{name}/{shard.path}" for name, so_far in splits.items() for shard in so_far.shards]
     kept = [*names_of_keys, *(key for so_far in splits.values() for key in so_far.keys)]
     sweep(folder, [*shards, *(f"{UNITS_NAME}/{name}" for name in kept)])
     names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
     write_dataset_files(folder, names, manifest.fingerprint)
-    write_whole(folder / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")
+    for name, content in reports.items():
+        write_whole(folder / name, content)
     rejects = b"".join(line + b"\n" for so_far in splits.values() for line in so_far.rejects)
     write_whole(folder / REJECTS_NAME, rejects)

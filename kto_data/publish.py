@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from kto_data.unit import UNITS_NAME
 from kto_data.writing import write_whole, writing_to
 
 REPORT_NAME = "report.json"
+REPORT_NAMES = {"json": REPORT_NAME, "markdown": "report.md", "html": "report.html"}
+"""The label balance report, by format."""
 REJECTS_NAME = "rejects.jsonl"
 BUILDING_NAME = ".building"
 _LOCK = ".lock"
-_OWN_NAMES = ("train", "eval", "dataset_dict.json", REPORT_NAME, REJECTS_NAME, UNITS_NAME)
+_OWN_NAMES = ("train", "eval", "dataset_dict.json", *REPORT_NAMES.values(), REJECTS_NAME, UNITS_NAME)
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 
 
@@ -42,9 +44,12 @@ def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) ->
     write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
 
 
-def is_whole(output: Path) -> bool:
-    """Whether all of a published cache is there besides its shards, whose content nobody looks at here."""
-    return all((output / name).exists() for name in _OWN_NAMES if name != "eval")
+def is_whole(output: Path, reports: Mapping[str, bytes]) -> bool:
+    """Whether all of a published cache is there besides its shards, whose content nobody looks at here; its reports
+    (name -> content) just as they are to be."""
+    if not all((output / name).exists() for name in _OWN_NAMES if name != "eval"):
+        return False
+    return all((output / name).read_bytes() == content for name, content in reports.items())
 
 
 @contextmanager

@@ -5,10 +5,12 @@ A remark is no finding: it has no code, fails nothing, and may be as the author 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+from kto_data.distribution import Distribution, Separation
+from kto_data.pairing import Microbatches
 from kto_data.survey import SplitSurvey, Survey
 
 SHORTCUT_AUC = 0.7
@@ -39,20 +41,26 @@ def remarks(survey: Survey) -> tuple[Remark, ...]:
 def _shortcuts(split: SplitSurvey) -> Iterator[tuple[str, str]]:
     for shortcut in split.shortcuts:
         if shortcut.separation.exceeds(SHORTCUT_AUC):
-            how = _HOW[shortcut.property](split)
-            told = "tells the label" if shortcut.separation.strength >= 0.995 else "tells much of the label"
-            yield (
-                f"shortcut-{shortcut.property.replace(' ', '-')}",
-                f"the {shortcut.property} alone {told} (AUC {shortcut.separation.strength:.2f}): {how}",
-            )
+            yield shortcut_remark(shortcut.property, shortcut.separation, _HOW[shortcut.property](split))
+
+
+def shortcut_remark(name: str, separation: Separation, how: str) -> tuple[str, str]:
+    """Kind and text of the remark that the property `name` gives the label away; `how`: what it is like."""
+    told = "tells the label" if separation.strength >= 0.995 else "tells much of the label"
+    return f"shortcut-{name.replace(' ', '-')}", f"the {name} alone {told} (AUC {separation.strength:.2f}): {how}"
 
 
 def _by_length(split: SplitSurvey) -> str:
-    desirable, undesirable = split.completion_length.desirable, split.completion_length.undesirable
+    return length_words(split.completion_length, "characters")
+
+
+def length_words(lengths: Distribution, unit: str) -> str:
+    """How the lengths of completions differ; both labels have some."""
+    desirable, undesirable = lengths.desirable, lengths.undesirable
     assert desirable is not None
     assert undesirable is not None
     return (
-        f"half of the desirable completions are longer than {desirable.p50:,} characters, half of the undesirable ones "
+        f"half of the desirable completions are longer than {desirable.p50:,} {unit}, half of the undesirable ones "
         f"than {undesirable.p50:,}"
     )
 
@@ -77,10 +85,17 @@ def _by_area(split: SplitSurvey) -> str:
 
 
 def _by_source(split: SplitSurvey) -> str:
-    one_label = [entry for entry in split.sources if not (entry.labels.desirable and entry.labels.undesirable)]
-    if len(one_label) == split.num_sources:
-        return f"each of the {split.num_sources:,} sources has one label only"
-    return f"{len(one_label):,} of {split.num_sources:,} sources have one label only, and others lean to one"
+    labels = [(entry.labels.desirable, entry.labels.undesirable) for entry in split.sources]
+    return source_words(labels, split.num_sources)
+
+
+def source_words(largest: Sequence[tuple[int, int]], num_sources: int) -> str:
+    """How sources differ; of the largest ones their (desirable, undesirable) samples."""
+    num_one_label = sum(not (desirable and undesirable) for desirable, undesirable in largest)
+    which = f"{len(largest):,} sources" if len(largest) == num_sources else f"{len(largest):,} largest sources"
+    if num_one_label == len(largest):
+        return f"each of the {which} has one label only"
+    return f"{num_one_label:,} of the {which} have one label only, and others lean to one"
 
 
 _HOW = {
@@ -106,9 +121,12 @@ def _repeats(split: SplitSurvey) -> Iterator[tuple[str, str]]:
 
 
 def _batches(split: SplitSurvey) -> Iterator[tuple[str, str]]:
-    batches = split.microbatches
-    if batches is None or split.weights.balance is None:  # of one label all batches are
-        return
+    if split.microbatches is not None and split.weights.balance is not None:  # of one label all batches are
+        yield from batch_remarks(split.microbatches)
+
+
+def batch_remarks(batches: Microbatches) -> Iterator[tuple[str, str]]:
+    """Kind and text of what is worth a look of the batches of data with both labels."""
     share, expected = batches.num_one_label_as_written / batches.number, batches.share_one_label_shuffled
     if share > expected + max(_ONE_LABEL_SHARE, 3 * sqrt(expected * (1 - expected) / batches.number)):
         yield (

@@ -108,6 +108,12 @@ class Row:
         return label if isinstance(label, bool) else None
 
     @property
+    def source(self) -> str:
+        """The record's own `source`; empty where it names none."""
+        source = self.value.get("source") if isinstance(self.value, dict) else None
+        return encodable(source) if isinstance(source, str) else ""
+
+    @property
     def record_id(self) -> str | None:
         """The record's own `id`, where it has one, fit to be printed."""
         value = self.value.get("id") if isinstance(self.value, dict) else None

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from kto_data.baseline import BaselineDocument
 from kto_data.manifest import FORMAT_VERSION, Manifest
 from kto_data.record import Record
+from kto_data.report.balance.model import BalanceReport
 from kto_data.report.document import FindingEntry, ReportDocument
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -19,6 +20,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], int]] = {
     "report": (ReportDocument, 1),
     "baseline": (BaselineDocument, 1),
     "manifest": (Manifest, FORMAT_VERSION),
+    "balance": (BalanceReport, 1),
 }
 """Name -> model and format version; the version rises when what was valid no longer is."""
 

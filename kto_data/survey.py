@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 from kto_data.balance import AdmissibleWeights, admissible_weights
 from kto_data.distribution import Distribution, distribution
-from kto_data.pairing import group_sizes, label_shares
+from kto_data.pairing import Microbatches, microbatches
 from kto_data.rules.facts import TRAIN, DatasetFacts
 from kto_data.rules.split import Shape, SplitFacts
-from kto_data.rules.traits import Shortcut, label_order, num_self_pairs, shortcuts
+from kto_data.rules.traits import Shortcut, commonest_completions, label_order, shortcuts
 
 _NUM_TOP_COMPLETIONS = 5
 _NUM_SOURCES = 100  # shown by name, the largest ones
@@ -72,18 +71,6 @@ class LongestRun:
     first: int  # 1-based number of its first sample within the split
     path: str  # where that stands
     line: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Microbatches:
-    """What batches of `batch_size` samples a device would be like."""
-
-    batch_size: int
-    number: int
-    num_one_label_as_written: int  # of one label alone, samples taken in the order of the data
-    share_one_label_shuffled: float  # the same, expected of samples in random order
-    num_one_label_interleaved: int  # the same, labels spread over the batches in proportion
-    num_self_pairs: int  # samples that no grouping spares from being paired with their own completion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +175,9 @@ def _survey_split(
         num_repeated_completions=split.completion_keys.num_repeated,
         top_completions=_top_completions(split),
         longest_run=_longest_run(split),
-        microbatches=_microbatches(split, batch_size) if batch_size and len(split) >= 2 else None,
+        microbatches=microbatches(split.labels, commonest_completions(split), batch_size)
+        if batch_size and len(split) >= 2
+        else None,
         num_prompts_in_train=len(split.prompt_keys.rows_in(trained.prompt_keys))
         if trained and trained is not split
         else 0,
@@ -222,23 +211,6 @@ def _longest_run(split: SplitFacts) -> LongestRun:
     place = split.place(run.start)
     return LongestRun(
         label=run.label, num_samples=run.num_samples, first=run.start + 1, path=place.path, line=place.line
-    )
-
-
-def _microbatches(split: SplitFacts, batch_size: int) -> Microbatches:
-    sizes = group_sizes(len(split), batch_size, 1, least=1)
-    starts = range(0, len(split), batch_size)
-    shares = label_shares(len(split), split.num_desirable, sizes)
-    return Microbatches(
-        batch_size=batch_size,
-        number=len(sizes),
-        num_one_label_as_written=sum(len(set(split.labels[start : start + batch_size])) == 1 for start in starts),
-        share_one_label_shuffled=sum(
-            prod((number - drawn) / (len(split) - drawn) for drawn in range(min(batch_size, len(split))))
-            for number in (split.num_desirable, split.num_undesirable)
-        ),
-        num_one_label_interleaved=sum(share in (0, size) for share, size in zip(shares, sizes, strict=True)),
-        num_self_pairs=num_self_pairs(split, batch_size),
     )
 
 

@@ -1,7 +1,7 @@
 """What is counted while a cache is made: rows by stage, label and source, and a few numbers for each kept row.
 
 Counts of a chunk are made where the chunk is worked on and merged in source order, so that they do not depend on the
-number of jobs. A kept row costs 41 bytes, whatever its length.
+number of jobs. A kept row costs 41 bytes, whatever its length, and 8 more for each of its images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ ROW_DTYPE = np.dtype(
         ("completion_key", "<u8"),  # hash of the completion's text
     ]
 )
+IMAGE_KEY_DTYPE = np.dtype("<u8")
+"""The first 64 bits of the SHA-256 of an image file."""
 
+OTHER_SOURCES = "(others)"
+"""The source of rows whose own comes after `_MANY_SOURCES` of them: it may be a name that no two rows share."""
+KEPT = "kept"
+"""What became of a row that was not dropped; of the others, it is the code of a rule."""
+
+_MANY_SOURCES = 10_000
 _MAX_TEXTS = 100  # repeated completions of a chunk whose text is kept, to show it
 _TEXT_CHARS = 60  # characters kept of each
 
@@ -49,23 +57,32 @@ class Tally:
     read: Counter[str] = field(default_factory=Counter)  # label -> rows
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)  # (reason, label) -> rows
     truncated: Counter[str] = field(default_factory=Counter)  # label -> rows
-    by_source: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, label) -> kept rows
+    sources: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)  # source -> (fate, label) -> rows
     completions: dict[int, str] = field(default_factory=dict)  # completion_key -> beginning of its text
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, ROW_DTYPE))  # one ROW_DTYPE entry a kept row
+    image_keys: np.ndarray = field(default_factory=lambda: np.empty(0, IMAGE_KEY_DTYPE))  # one an image of a kept row
 
     def merge(self, others: Iterable[Tally]) -> Tally:
         """This tally with those of later chunks added."""
-        parts = [self.rows]
+        rows, image_keys = [self.rows], [self.image_keys]
         for other in others:
             self.read += other.read
             self.dropped += other.dropped
             self.truncated += other.truncated
-            self.by_source += other.by_source
+            for source, fates in other.sources.items():
+                self.of_source(source).update(fates)
             for key, text in other.completions.items():
                 self.completions.setdefault(key, text)
-            parts.append(other.rows)
-        self.rows = np.concatenate(parts)
+            rows.append(other.rows)
+            image_keys.append(other.image_keys)
+        self.rows, self.image_keys = np.concatenate(rows), np.concatenate(image_keys)
         return self
+
+    def of_source(self, source: str) -> Counter[tuple[str, str]]:
+        """The counts of a source, to be added to: (`KEPT` or the reason of a drop, label) -> rows."""
+        if source not in self.sources and len(self.sources) >= _MANY_SOURCES:
+            source = OTHER_SOURCES
+        return self.sources.setdefault(source, Counter())
 
     def counts(self) -> SplitCounts:
         """The counts as the manifest has them. Asserts that no row is lost."""
@@ -92,6 +109,7 @@ class TallyBuilder:
     def __init__(self) -> None:
         self._tally = Tally()
         self._rows: list[tuple[object, ...]] = []
+        self._image_keys: list[int] = []
         self._repeats: Counter[int] = Counter()
         self._texts: dict[int, str] = {}
 
@@ -99,20 +117,22 @@ class TallyBuilder:
         """Count rows read."""
         self._tally.read[label_name(label)] += rows
 
-    def drop(self, reason: str, label: bool | None, rows: int = 1) -> None:
-        """Count rows dropped for `reason`, a rule code."""
-        self._tally.dropped[reason, label_name(label)] += rows
+    def drop(self, reason: str, label: bool | None, source: str = "") -> None:
+        """Count a row dropped for `reason`, a rule code."""
+        self._tally.dropped[reason, label_name(label)] += 1
+        self._tally.of_source(source)[reason, label_name(label)] += 1
 
     def keep(self, record: Record, encoded: Encoded) -> None:
         """Count a kept row."""
         label = label_name(record.label)
         if encoded.num_cut:
             self._tally.truncated[label] += 1
-        self._tally.by_source[record.source or "", label] += 1
+        self._tally.of_source(record.source or "")[KEPT, label] += 1
         completion = message_text(record.completion)
         prompt_key, completion_key = record_digest(record)
         self._repeats[completion_key] += 1
         self._texts.setdefault(completion_key, completion[:_TEXT_CHARS])
+        self._image_keys += [int(image.sha256[:16], 16) for image in encoded.images]
         self._rows.append(
             (
                 record.label,
@@ -129,5 +149,6 @@ class TallyBuilder:
     def finish(self) -> Tally:
         """The tally of all that was counted."""
         self._tally.rows = np.array(self._rows, ROW_DTYPE)
+        self._tally.image_keys = np.array(self._image_keys, IMAGE_KEY_DTYPE)
         self._tally.completions = {key: self._texts[key] for key, _ in self._repeats.most_common(_MAX_TEXTS)}
         return self._tally

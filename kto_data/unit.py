@@ -27,12 +27,14 @@ from kto_data.formats import Layout
 from kto_data.manifest import Shard
 from kto_data.packing import IMAGES_NAME, Packed
 from kto_data.rules.facts import ChunkFacts
-from kto_data.tally import ROW_DTYPE, Tally
+from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally
 from kto_data.writing import write_whole, writing_to
 
 UNITS_NAME = ".units"
 """The folder, inside that of a cache, of what is left of finished units."""
 
+_COLUMNS = [[*column] for column in ROW_DTYPE.descr]
+"""Of what is kept a row; where it was another, the work is done again."""
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 NOT_OURS = (OSError, ValueError, KeyError, TypeError, ValidationError)
 """What reading raises where a file is missing, or not what a run of this version has written."""
@@ -175,12 +177,14 @@ def sweep(cache: Path, names: Sequence[str]) -> None:
 def _to_bytes(built: Built, split: str) -> bytes:
     tally, facts = built.tally, built.facts
     head = {
+        "columns": _COLUMNS,
+        "num_rows": len(tally.rows),
         "split": split,
         "shard": built.shard.model_dump() if built.shard else None,
         "read": list(tally.read.items()),
         "dropped": list(tally.dropped.items()),
         "truncated": list(tally.truncated.items()),
-        "by_source": list(tally.by_source.items()),
+        "sources": [[source, list(fates.items())] for source, fates in tally.sources.items()],
         "completions": list(tally.completions.items()),
         "path": facts.path,
         "formats": list(facts.formats.items()),
@@ -193,21 +197,28 @@ def _to_bytes(built: Built, split: str) -> bytes:
             [stamp.path, stamp.sha256, stamp.num_bytes, stamp.modified_ns, stamp.changed_ns] for stamp in built.images
         ],
     }
-    return json.dumps(head).encode() + b"\n" + tally.rows.tobytes()
+    return json.dumps(head).encode() + b"\n" + tally.rows.tobytes() + tally.image_keys.tobytes()
 
 
 def _from_bytes(content: bytes, key: str) -> tuple[Built, str]:
-    first, _, rows = content.partition(b"\n")
+    first, _, columns = content.partition(b"\n")
     head: dict[str, Any] = json.loads(first)
+    if head["columns"] != _COLUMNS:
+        raise ValueError("written by another version")
+    num_rows = head["num_rows"]
     facts = ChunkFacts(head["path"], formats=dict(head["formats"]))
     facts.num_unmapped, facts.first_unmapped = head["unmapped"]
     tally = Tally(
         read=Counter(dict(head["read"])),
         dropped=Counter({(reason, label): count for (reason, label), count in head["dropped"]}),
         truncated=Counter(dict(head["truncated"])),
-        by_source=Counter({(source, label): count for (source, label), count in head["by_source"]}),
+        sources={
+            source: Counter({(fate, label): count for (fate, label), count in fates})
+            for source, fates in head["sources"]
+        },
         completions=dict(head["completions"]),
-        rows=np.frombuffer(rows, ROW_DTYPE),
+        rows=np.frombuffer(columns, ROW_DTYPE, num_rows),
+        image_keys=np.frombuffer(columns, IMAGE_KEY_DTYPE, offset=num_rows * ROW_DTYPE.itemsize),
     )
     built = Built(
         shard=Shard.model_validate(head["shard"]) if head["shard"] else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kto_data.balance import AdmissibleWeights, Verdict, admissible_weights
+from kto_data.balance import AdmissibleWeights, admissible_weights, automatic_weights
 from kto_data.errors import CacheError, ConfigError, InputError, MissingExtraError, ModelError, require_packages
 from kto_data.manifest import Manifest
 from kto_data.training import TrainPlan, balance_warning, cache_mismatches
@@ -121,21 +120,8 @@ def _checkpoint_bytes(config: TrainConfig) -> int:
 
 
 def chosen_weights(wanted: str | Weights, num_desirable: int, num_undesirable: int) -> AdmissibleWeights:
-    """The loss weights to train with, and the balance they give.
-
-    `auto` starts from 1 and 1 and changes one of them, the one of the rarer side, by the least that enters [1, 4/3].
-    """
+    """The loss weights to train with, and the balance they give."""
     if isinstance(wanted, Weights):
         return admissible_weights(num_desirable, num_undesirable, wanted.desirable, wanted.undesirable)
-    plain = admissible_weights(num_desirable, num_undesirable)
-    if wanted == "none" or plain.trl is None or plain.verdict is Verdict.BALANCED:
-        return plain
-    if plain.verdict is Verdict.TOO_LOW:
-        return admissible_weights(num_desirable, num_undesirable, _rounded(plain.trl.desirable.low), 1.0)
-    return admissible_weights(num_desirable, num_undesirable, 1.0, _rounded(plain.trl.undesirable.low))
-
-
-def _rounded(weight: float) -> float:
-    """Up to four digits: a weight that can be read, and lies within the band whose lower bound it was."""
-    scale = 10.0 ** (3 - math.floor(math.log10(weight)))
-    return math.ceil(weight * scale) / scale
+    choose = admissible_weights if wanted == "none" else automatic_weights
+    return choose(num_desirable, num_undesirable)

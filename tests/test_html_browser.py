@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: Debian's chromium, driven by its own driver, at desktop and phone width."""
+"""The HTML reports in a real browser: Debian's chromium, driven by its own driver, at desktop and phone width."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from balances import large_report
 from conftest import NO_BROWSER
 from outcomes import HOSTILE, clean_validation, full_validation, outcome_of
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from kto_data.report.balance.formats import FORMATS as BALANCE_FORMATS
+from kto_data.report.balance.model import BalanceReport
 from kto_data.report.formats import FORMATS
 from kto_data.report.outcome import Outcome
 
@@ -62,11 +65,18 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
         path.write_text(FORMATS["html"](outcome), encoding="utf-8")
         return Report(path, json.loads(FORMATS["json"](outcome)))
 
+    def write_balance(name: str, report: BalanceReport) -> Report:
+        path = folder / f"{name}.html"
+        path.write_text(BALANCE_FORMATS["html"](report), encoding="utf-8")
+        return Report(path, json.loads(BALANCE_FORMATS["json"](report)))
+
     hostile = full_validation(folder, 2_000, words=lambda rule, number: HOSTILE * 20, pointer=f"/{HOSTILE * 20}")
     return {
         "clean": write("clean", outcome_of(clean_validation(folder))),
         "full": write("full", outcome_of(full_validation(folder))),
         "hostile": write("hostile", outcome_of(hostile)),
+        "balance": write_balance("balance", large_report()),
+        "hostile balance": write_balance("hostile balance", large_report(HOSTILE.replace("\ud800", ""))),
     }
 
 
@@ -107,7 +117,7 @@ def visible_rules(chrome: Chrome) -> list[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["clean", "full", "hostile"])
+@pytest.mark.parametrize("name", ["clean", "full", "hostile", "balance", "hostile balance"])
 def test_no_error_no_request_no_scrolling_sideways(
     chrome: Chrome, reports: dict[str, Report], name: str, width: int
 ) -> None:
@@ -145,6 +155,17 @@ def test_script_in_the_data_does_not_run(chrome: Chrome, reports: dict[str, Repo
     assert len(chrome.find_elements(By.TAG_NAME, "script")) == 1
     assert chrome.find_elements(By.CSS_SELECTOR, "img, [onerror]") == []
     assert "<script>" in chrome.find_element(By.CSS_SELECTOR, ".samples bdi").text
+
+
+def test_the_balance_is_that_of_the_json_report(chrome: Chrome, reports: dict[str, Report]) -> None:
+    look_at(chrome, reports["balance"])
+    splits = reports["balance"].numbers["splits"]
+    assert text_of(chrome, "balance") == f"{splits['train']['weights']['balance']:.3g}"
+    assert text_of(chrome, "kept") == f"{sum(split['counts']['kept'] for split in splits.values()):,}"
+    assert text_of(chrome, "remark-count") == str(len(reports["balance"].numbers["remarks"]))
+    look_at(chrome, reports["hostile balance"])
+    assert chrome.title == "Label balance · ktodata preprocess"
+    assert chrome.find_elements(By.CSS_SELECTOR, "script, img, [onerror]") == []
 
 
 def test_script_that_slips_through_is_not_run_either(
@@ -215,7 +236,7 @@ def test_a_link_to_a_rule_opens_it(chrome: Chrome, reports: dict[str, Report]) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["clean", "full"])
+@pytest.mark.parametrize("name", ["clean", "full", "balance"])
 def test_text_stands_out_from_its_background(
     chrome: Chrome, reports: dict[str, Report], name: str, scheme: str
 ) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import make_image, make_record, write_jsonl
+from conftest import TinyModel, make_image, make_record, write_jsonl
 
 from kto_data.cli import main
 
@@ -93,3 +93,33 @@ def test_bars_begin_below_each_other(tmp_path: Path, capsys: pytest.CaptureFixtu
     bars = [line for line in capsys.readouterr().out.splitlines() if " to " in line and "█" in line]
     assert len(bars) == len(lengths)
     assert len({line.index("█") for line in bars}) == 1
+
+
+def test_stats_of_a_cache_are_its_report(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, markdown = tmp_path / "cache", tmp_path / "report.md"
+    command = ["preprocess", str(odd_data(tmp_path)), "--model", str(tiny_model("text")), "--output", str(cache)]
+    assert main([*command, "--quiet", "--jobs", "1", "--report", f"markdown:{markdown}"]) == 0
+    for output_format, name in (("json", "report.json"), ("markdown", "report.md"), ("html", "report.html")):
+        capsys.readouterr()
+        assert main(["stats", str(cache), "--output-format", output_format]) == 0
+        assert capsys.readouterr().out == (cache / name).read_text(encoding="utf-8")
+    assert markdown.read_bytes() == (cache / "report.md").read_bytes()
+    assert main(["stats", str(cache)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("train  80 rows of 80 read")
+    assert shown.endswith("  weights: auto  # the default: 1 and 1, which gives b = 1\n")
+    assert main([*command, "--jobs", "1", "--batch-size", "8"]) == 0  # the report alone is another one
+    assert "1 of 1 shards were done already" in capsys.readouterr().err
+    assert "  in batches of 8" in (cache / "report.html").read_text().replace("In", "  in")
+
+
+def test_what_is_for_data_alone_is_refused_of_a_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    assert main(["stats", str(tmp_path), "--limit", "3"]) == 2
+    assert "--limit is for data, and this is a cache" in capsys.readouterr().err
+    assert main(["stats", str(tmp_path)]) == 2
+    assert "manifest.json is not understood" in capsys.readouterr().err
+    assert main(["stats", str(odd_data(tmp_path)), "--output-format", "html"]) == 2
+    assert "--output-format html is for a cache" in capsys.readouterr().err

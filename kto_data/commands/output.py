@@ -15,6 +15,7 @@ from kto_data.finding import Severity
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
     from kto_data.inputs import Input
+    from kto_data.report.balance.model import BalanceReport
     from kto_data.report.outcome import Outcome, Place
     from kto_data.settings import ValidateSettings
     from kto_data.validation import Validation
@@ -23,7 +24,11 @@ MOST_SUMMARY_BYTES = 900_000
 """Of a step's summary on GitHub, which takes a megabyte."""
 
 
-def planned_reports(given: Sequence[str]) -> list[tuple[str, Path]]:
+BALANCE_FORMATS = ("full", "json", "markdown", "html")
+"""Of the label balance report of a cache."""
+
+
+def planned_reports(given: Sequence[str], formats: Collection[str] = get_args(OutputFormat)) -> list[tuple[str, Path]]:
     """The `FORMAT:PATH` of each --report, looked at before any work is done.
 
     Raises `UsageError` for what is no format, and `InputError` where a file cannot be written.
@@ -31,10 +36,8 @@ def planned_reports(given: Sequence[str]) -> list[tuple[str, Path]]:
     planned = []
     for text in given:
         name, colon, path = text.partition(":")
-        if not colon or not path or name not in get_args(OutputFormat):
-            raise UsageError(
-                f"--report {text} is not FORMAT:PATH", hint=f"formats are {', '.join(get_args(OutputFormat))}"
-            )
+        if not colon or not path or name not in formats:
+            raise UsageError(f"--report {text} is not FORMAT:PATH", hint=f"formats are {', '.join(formats)}")
         folder = Path(path).absolute().parent
         if not os.access(folder, os.W_OK) or Path(path).is_dir():
             raise InputError(f"cannot write the report {path}", hint="name a file in a folder that can be written to")
@@ -112,6 +115,15 @@ def write_reports(outcome: Outcome, planned: Sequence[tuple[str, Path]]) -> None
 
     for name, path in planned:
         write_whole(path, FORMATS[name](outcome).encode())
+
+
+def write_balance(report: BalanceReport, planned: Sequence[tuple[str, Path]]) -> None:
+    """Write the report of a cache to each file, whole."""
+    from kto_data.report.balance.formats import FORMATS
+    from kto_data.writing import write_whole
+
+    for name, path in planned:
+        write_whole(path, FORMATS[name](report).encode())
 
 
 def write_step_summary(outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kto_data.preprocess import PreprocessSettings, Result
 
 DEFAULT_SHARD_ROWS = 16_384
+DEFAULT_BATCH_SIZE = 4  # the least that is advised for KTO
 NEEDED_PACKAGES = ("transformers", "datasets", "pyarrow", "jinja2")
 
 
@@ -53,6 +55,16 @@ def preprocess(
         PackImages, typer.Option(help="Copy images into the cache: as they are, or scaled to --image-max-pixels.")
     ] = "none",
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = DEFAULT_SHARD_ROWS,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Rows a device, of the training to come: for the report alone.")
+    ] = DEFAULT_BATCH_SIZE,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Write the label balance report to a file besides: full, json, markdown or html. Repeatable.",
+            metavar="FORMAT:PATH",
+        ),
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,
     resume: Annotated[bool, typer.Option(help="Take over what earlier runs have done.")] = True,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
@@ -66,6 +78,7 @@ def preprocess(
     require_packages(NEEDED_PACKAGES, extra="preprocess", needed_for="`ktodata preprocess`")
     from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
+    from kto_data.commands.output import BALANCE_FORMATS, planned_reports, write_balance
     from kto_data.engine import local
     from kto_data.image import PixelBudget
     from kto_data.inputs import common_folder, open_inputs
@@ -75,6 +88,7 @@ def preprocess(
 
     _check_eval(eval_data, eval_fraction)
     _check_packing(pack_images, image_max_pixels)
+    planned = planned_reports(report or (), BALANCE_FORMATS)
     inputs = {"train": open_inputs(paths or [], format=format, dataset_info=dataset_info, dataset=dataset)}
     if eval_data:
         inputs["eval"] = open_inputs(eval_data, format=format)
@@ -93,11 +107,14 @@ def preprocess(
         ),
         allot=AllotSettings(eval_fraction=eval_fraction, seed=seed, contradictions=contradictions),
         shard_rows=shard_rows,
+        batch_size=batch_size,
         jobs=jobs or local.default_jobs(),
         resume=resume,
     )
     with Progress("preprocess", enabled=not quiet) as progress:
         result = run(settings, progress.advance_to)
+    if result.report is not None:
+        write_balance(result.report, planned)
     _show(result, settings, quiet=quiet)
     if result.manifest is None:
         raise typer.Exit(ExitCode.FINDINGS)
@@ -143,23 +160,21 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
         return
     for line in _what_was_done(result):
         typer.echo(f"ktodata: {line}", err=True)
-    from kto_data.publish import REJECTS_NAME
-    from kto_data.report.balance import render_balance
+    from kto_data.commands.output import wants_color
+    from kto_data.publish import REJECTS_NAME, REPORT_NAMES
+    from kto_data.report.balance.text import balance_lines
+    from kto_data.report.text import Paint
 
-    typer.echo("\n".join(render_balance(result.report)))
-    splits, output = result.manifest.splits, settings.output
+    for text in balance_lines(result.report, Paint(color=wants_color("auto", sys.stdout))):
+        typer.echo(text)
+    output = settings.output
     typer.echo("")
-    for name, split in splits.items():
-        mean = split.num_tokens / split.counts.kept
-        images = f", {split.num_images:,} images" if split.num_images else ""
-        typer.echo(
-            f"{name}: {split.counts.kept:,} rows, {mean:,.0f} tokens a row{images}, longest {split.max_num_tokens:,}"
-        )
     if packed := result.manifest.packed:
         size = f"{packed.bytes / 1e6:,.1f} MB"
         typer.echo(f"images: {packed.paths:,} files, {packed.files:,} distinct, {size} in {output / 'images'}")
-    if any(split.counts.dropped for split in splits.values()):
+    if any(split.counts.dropped for split in result.manifest.splits.values()):
         typer.echo(f"dropped rows and why: {output / REJECTS_NAME}")
+    typer.echo(f"the whole report: {output / REPORT_NAMES['html']} (or ktodata stats {output})")
     typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")
 
 

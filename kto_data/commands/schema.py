@@ -18,11 +18,11 @@ def register(app: typer.Typer) -> None:
 
 
 def schema(
-    name: Annotated[str | None, typer.Argument(help="record, finding, report or manifest.")] = None,
+    name: Annotated[str | None, typer.Argument(help="record, finding, report, baseline, manifest or balance.")] = None,
     *,
     write: Annotated[Path | None, typer.Option(help="Write every schema into this folder.")] = None,
 ) -> None:
-    """Print the JSON Schema of a record, a finding, a report or a manifest."""
+    """Print the JSON Schema of a record, or of a file that is written: reports, baseline, manifest, label balance."""
     from kto_data.schema import SCHEMAS, schema_text
 
     if (name is None) == (write is None):

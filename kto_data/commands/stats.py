@@ -1,8 +1,10 @@
-"""`ktodata stats`: what the data is like."""
+"""`ktodata stats`: what the data is like, or the cache that was made of it."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,11 +12,19 @@ import typer
 
 from kto_data.commands import options
 from kto_data.commands.places import refuse_shared
+from kto_data.errors import UsageError
 
 if TYPE_CHECKING:
     from kto_data.settings import ValidateSettings
 
-StatsFormat = Annotated[Literal["full", "json"], options.option(options.OUTPUT, help="For people, or for machines.")]
+StatsFormat = Annotated[
+    Literal["full", "json", "markdown", "html"],
+    options.option(options.OUTPUT, help="For people or for machines; markdown and html of a cache alone."),
+]
+_OF_A_CACHE = frozenset(
+    {"paths", "output_format", "output_file", "config", "isolated", "jobs", "color", "progress", "quiet"}
+)
+"""The options that mean something for a cache, or do no harm."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,11 +61,58 @@ def stats(
 ) -> None:
     """Show what KTO data is like: labels and weights, lengths, repeats, and what of it is worth a look.
 
-    Records that break the schema are left out. Exit code 0 whatever is found; 2: the data could not be read.
+    Of a cache, given as its folder, it is the label balance report. Records that break the schema are left out. Exit
+    code 0 whatever is found; 2: the data could not be read.
     """
+    cache = _as_cache(paths or ())
+    if cache is not None:
+        _refuse_options_of_data(ctx)
+        _cache_stats(cache, output_format, output_file, color)
+        return
+    if output_format in ("markdown", "html"):
+        raise UsageError(
+            f"--output-format {output_format} is for a cache, and {' '.join(paths or ())} is none",
+            hint=f"ktodata validate --report {output_format}:FILE has the numbers of data",
+        )
     effective = options.settings_of(ctx, config=config or (), isolated=isolated)
     # How and where to print is said on the command line alone: in a file it is meant for `validate`.
     _stats(effective.settings, output_format, output_file)
+
+
+def _as_cache(paths: Sequence[str]) -> Path | None:
+    from kto_data.manifest import MANIFEST_NAME
+
+    if len(paths) == 1 and os.path.isfile(os.path.join(paths[0], MANIFEST_NAME)):
+        return Path(paths[0])
+    return None
+
+
+def _refuse_options_of_data(ctx: typer.Context) -> None:
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in _OF_A_CACHE:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for data, and this is a cache",
+                hint="leave it out: a cache has its report already (its batch size is an option of ktodata preprocess)",
+            )
+
+
+def _cache_stats(cache: Path, output_format: str, output_file: Path | None, color: str) -> None:
+    from kto_data.commands.output import wants_color
+    from kto_data.commands.validate import opened
+    from kto_data.manifest import read_manifest
+    from kto_data.report.balance.formats import FORMATS
+    from kto_data.report.balance.model import read_report
+    from kto_data.report.balance.text import balance_lines
+    from kto_data.report.text import Paint
+
+    report = read_report(cache, read_manifest(cache))
+    with opened(output_file, sys.stdout) as output:
+        if output_format == "full":
+            paint = Paint(color=wants_color(color, output))
+            output.writelines(f"{line}\n" for line in balance_lines(report, paint))
+        else:
+            output.write(FORMATS[output_format](report))
 
 
 def _stats(settings: ValidateSettings, output_format: str, output_file: Path | None) -> None:

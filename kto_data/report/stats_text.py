@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from kto_data.balance import AdmissibleWeights, Verdict
 from kto_data.distribution import Distribution, Separation
+from kto_data.remarks import remarks
 from kto_data.report.text import Paint, printable, remark_lines
 from kto_data.rules.words import counted
 from kto_data.survey import Frequency, LabelCounts, SplitSurvey, Survey
@@ -24,7 +25,7 @@ def survey_lines(survey: Survey, paint: Paint) -> Iterator[str]:
     for split in survey.splits:
         yield from _split_lines(split, paint, advise=split is survey.trained)
         yield ""
-    yield from remark_lines(survey, paint, "what no rule forbids")
+    yield from remark_lines(remarks(survey), paint, "what no rule forbids", num_splits=len(survey.splits))
 
 
 def bar(number: int, most: int, width: int) -> str:
@@ -108,8 +109,8 @@ def _shares(labels: LabelCounts) -> str:
     return f"{counted(labels.total, 'sample')} ({labels.desirable:,} desirable, {labels.undesirable:,} undesirable)"
 
 
-def _distribution_lines(title: str, distribution: Distribution, paint: Paint) -> Iterator[str]:
-    yield ""
+def quantile_lines(title: str, distribution: Distribution, paint: Paint) -> Iterator[str]:
+    """A small table: the quantiles under either label, and whether they tell the labels apart."""
     yield f"{paint(f'{title:<30}', _BOLD)}{'least':>10}{'10 %':>9}{'half':>9}{'90 %':>9}{'most':>12}"
     for name, values in (("desirable", distribution.desirable), ("undesirable", distribution.undesirable)):
         if values is not None:
@@ -118,6 +119,11 @@ def _distribution_lines(title: str, distribution: Distribution, paint: Paint) ->
     separation = distribution.separation
     if separation is not None:
         yield f"  {separation_words(separation)}"
+
+
+def _distribution_lines(title: str, distribution: Distribution, paint: Paint) -> Iterator[str]:
+    yield ""
+    yield from quantile_lines(title, distribution, paint)
     yield ""
     most = max(max(entry.desirable, entry.undesirable) for entry in distribution.bins)
     width = max(len(f"{entry.low:,} to {entry.high - 1:,}") for entry in distribution.bins)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kto_data.balance import Verdict, admissible_weights
 from kto_data.finding import Finding, Severity
-from kto_data.remarks import remarks
+from kto_data.remarks import Remark, remarks
 from kto_data.rules.base import Fix
 from kto_data.rules.words import counted
-from kto_data.survey import Survey
 from kto_data.validation import RuleCount, Validation
 
 WIDTH = 80
@@ -58,7 +57,8 @@ def full_report(validation: Validation, *, show: int, paint: Paint, quiet: bool 
     if quiet:
         return
     yield from _balance_lines(validation, paint)
-    lines = [*remark_lines(validation.survey, paint, "what no rule forbids (ktodata stats has the numbers)")]
+    aside, survey = "what no rule forbids (ktodata stats has the numbers)", validation.survey
+    lines = [*remark_lines(remarks(survey), paint, aside, num_splits=len(survey.splits))]
     yield from ("", *lines) if lines else ()
     if validation.skipped:
         yield ""
@@ -150,13 +150,12 @@ def _balance_lines(validation: Validation, paint: Paint) -> Iterator[str]:
         yield f"    undesirable_weight {weights.trl.undesirable}"
 
 
-def remark_lines(survey: Survey, paint: Paint, aside: str) -> Iterator[str]:
+def remark_lines(found: Sequence[Remark], paint: Paint, aside: str, *, num_splits: int) -> Iterator[str]:
     """The block "worth a look", with a few words behind its title; no line where nothing is."""
-    found = remarks(survey)
     if found:
         yield f"{paint('worth a look', _BOLD)}  {paint(aside, _DIM)}"
     for remark in found:
-        text = printable(remark.text if len(survey.splits) < 2 else f"{remark.split}: {remark.text}")
+        text = printable(remark.text if num_splits < 2 else f"{remark.split}: {remark.text}")
         yield from textwrap.wrap(
             text, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
         )

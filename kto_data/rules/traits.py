@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log
 
 from kto_data.distribution import Separation, group_separation, separation
-from kto_data.pairing import fewest_self_pairs, group_sizes
+from kto_data.pairing import least_self_pairs
 from kto_data.rules.split import SplitFacts
 
 SHUFFLED_RUN_CHANCE = 1e-6
@@ -101,12 +101,14 @@ def improbable_run(num_this: int, num_other: int) -> int:
 
 def num_self_pairs(split: SplitFacts, batch_size: int) -> int:
     """How many samples no grouping into batches spares from being paired with their own completion."""
-    if batch_size < 2 or len(split) < 2:
-        return len(split)
+    return least_self_pairs(commonest_completions(split), len(split), batch_size)
+
+
+def commonest_completions(split: SplitFacts) -> list[int]:
+    """How often the two commonest completions occur; one number where all are equal."""
     commonest = [entry.count for entry in split.completion_keys.most_common(2)]
     others = len(split) - sum(commonest)
-    commonest += [1] * min(2 - len(commonest), others)  # those that do not repeat
-    return fewest_self_pairs(commonest, len(split), group_sizes(len(split), batch_size, 1))
+    return commonest + [1] * min(2 - len(commonest), others)  # those that do not repeat
 
 
 def _runs_from(labels: bytes, label: bool, least: int) -> Iterator[LabelRun]:

@@ -1,0 +1,267 @@
+"""From what was counted while a cache was made to its label balance report.
+
+    Tally a split ─▶ BalanceReport
+
+All of it comes from the columns of the tallies. No row is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kto_data.balance import AdmissibleWeights, BandWeights, admissible_weights, automatic_weights
+from kto_data.digest import join_digests
+from kto_data.distribution import Distribution, Separation, distribution, group_separation
+from kto_data.encode import TOO_LONG_CODES
+from kto_data.pairing import microbatches
+from kto_data.policy import CONTRADICTION_CODE
+from kto_data.report.balance.model import (
+    BalanceReport,
+    Band,
+    LabelCounts,
+    Leakage,
+    RepeatedCompletion,
+    Shortcut,
+    SourceCounts,
+    SplitReport,
+    Stages,
+    Tokens,
+    Weights,
+    label_counts,
+)
+from kto_data.report.balance.remarks import balance_remarks
+from kto_data.rules.facts import TRAIN
+from kto_data.tally import KEPT, Tally, label_name
+
+_NUM_SOURCES = 100  # shown by name, the largest ones
+_NUM_TOP_COMPLETIONS = 5
+_DIGITS = 3  # of areas: enough to see, and few enough that millions of sizes are a few thousand numbers
+_LABELS = ("true", "false", label_name(None))
+
+_Numbers = NDArray[np.int64]
+_Keys = NDArray[np.uint64]
+
+
+def balance_report(tallies: Mapping[str, Tally], fingerprint: str, batch_size: int) -> BalanceReport:
+    """The report of a cache with these splits; `batch_size` is that of the training to come."""
+    splits = {name: _split_report(name, tallies, batch_size) for name in tallies}
+    return BalanceReport(fingerprint=fingerprint, splits=splits, remarks=tuple(balance_remarks(splits)))
+
+
+def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> SplitReport:
+    tally = tallies[name]
+    counts, rows, label = tally.counts(), tally.rows, tally.rows["label"]
+    kept = label_counts(counts.kept_by_label)
+    sources = sorted(
+        (SourceCounts(source=source, stages=_source_stages(fates)) for source, fates in tally.sources.items()),
+        key=lambda entry: (-entry.stages.read.total, entry.source),
+    )
+    by_source = [(entry.stages.kept.desirable, entry.stages.kept.undesirable) for entry in sources]
+    length, images = _by_label(rows["num_completion"], label), _by_label(rows["num_images"], label)
+    pixels = _pixels(rows, label)
+    prompts, completions = (_Groups.of(rows[key], label) for key in ("prompt_key", "completion_key"))
+    wholes = _Groups.of(join_digests(rows["prompt_key"], rows["completion_key"]), label)
+    return SplitReport(
+        counts=counts,
+        stages=_stages(counts.kept_by_label, counts.dropped_by_label),
+        weights=_weights(kept),
+        sources=tuple(sources[:_NUM_SOURCES]),
+        num_sources=len(sources),
+        other_sources=_sum_of(sources[_NUM_SOURCES:]),
+        tokens={"desirable": _tokens(rows[label]), "undesirable": _tokens(rows[~label])},
+        completion_tokens=length,
+        row_tokens=_by_label(rows["num_prompt"] + rows["num_completion"], label),
+        images=images,
+        pixels=pixels,
+        shortcuts=_shortcuts(
+            {
+                "completion length": length.separation,
+                "number of images": images.separation,
+                "pixel area": pixels.separation if pixels else None,
+                "source": group_separation(by_source) if len(by_source) > 1 else None,
+            }
+        ),
+        num_prompts=len(prompts.keys),
+        num_prompts_with_both_labels=int(prompts.has_both.sum()),
+        num_contradictions=int(wholes.counts[wholes.has_both].sum()),
+        num_duplicates=len(rows) - int((1 + wholes.has_both).sum()),
+        num_repeated_completions=int(completions.counts[completions.counts > 1].sum()),
+        top_completions=tuple(_top_completions(completions, tally.completions)),
+        num_images=len(tally.image_keys),
+        num_image_files=len(np.unique(tally.image_keys)),
+        microbatches=microbatches(label.tobytes(), completions.commonest, batch_size) if len(rows) > 1 else None,
+        leakage=_leakage(tally, tallies[TRAIN]) if TRAIN in tallies and name != TRAIN else None,
+    )
+
+
+# -- labels and weights
+
+
+def _stages(kept: Mapping[str, int], dropped: Mapping[str, Mapping[str, int]]) -> Stages:
+    """Rows at each stage. `dropped`: reason -> label -> rows."""
+    invalid, too_long, contradicting = (Counter[str](), Counter[str](), Counter[str]())
+    for reason, labels in dropped.items():
+        is_policy = reason == CONTRADICTION_CODE
+        (contradicting if is_policy else too_long if reason in TOO_LONG_CODES else invalid).update(labels)
+    not_too_long = contradicting + Counter(kept)
+    valid = not_too_long + too_long
+    return Stages(
+        read=label_counts(valid + invalid),
+        valid=label_counts(valid),
+        not_too_long=label_counts(not_too_long),
+        kept=label_counts(kept),
+    )
+
+
+def _source_stages(fates: Mapping[tuple[str, str], int]) -> Stages:
+    dropped: dict[str, dict[str, int]] = {}
+    for (fate, label), rows in fates.items():
+        dropped.setdefault(fate, {})[label] = rows
+    kept = dropped.pop(KEPT, {})
+    return _stages(kept, dropped)
+
+
+def _sum_of(sources: list[SourceCounts]) -> Stages | None:
+    if not sources:
+        return None
+    return Stages(
+        read=_total(entry.stages.read for entry in sources),
+        valid=_total(entry.stages.valid for entry in sources),
+        not_too_long=_total(entry.stages.not_too_long for entry in sources),
+        kept=_total(entry.stages.kept for entry in sources),
+    )
+
+
+def _total(counts: Iterable[LabelCounts]) -> LabelCounts:
+    columns = zip(*((entry.desirable, entry.undesirable, entry.unreadable) for entry in counts), strict=True)
+    desirable, undesirable, unreadable = map(sum, columns)
+    return LabelCounts(desirable=desirable, undesirable=undesirable, unreadable=unreadable)
+
+
+def _weights(kept: LabelCounts) -> Weights:
+    plain = admissible_weights(kept.desirable, kept.undesirable)
+    automatic = automatic_weights(kept.desirable, kept.undesirable)
+    return Weights(
+        balance=plain.balance,
+        verdict=plain.verdict.value,
+        trl=_band(plain.trl),
+        paper=_band(plain.paper),
+        desirable_weight=automatic.desirable_weight,
+        undesirable_weight=automatic.undesirable_weight,
+        weighted_balance=automatic.balance,
+        paste=tuple(_paste(plain.trl, automatic)),
+    )
+
+
+def _band(band: BandWeights | None) -> Band | None:
+    if band is None:
+        return None
+    return Band(
+        upper=band.upper,
+        desirable_weight=(band.desirable.low, band.desirable.high),
+        undesirable_weight=(band.undesirable.low, band.undesirable.high),
+    )
+
+
+def _paste(band: BandWeights | None, automatic: AdmissibleWeights) -> Iterator[str]:
+    if band is None:
+        return
+    chosen = f"{automatic.desirable_weight:g} and {automatic.undesirable_weight:g}"
+    yield f"weights: auto  # the default: {chosen}, which gives b = {automatic.balance:.3g}"
+    if automatic.desirable_weight == automatic.undesirable_weight == 1:
+        return
+    for name, interval in (("desirable", band.desirable), ("undesirable", band.undesirable)):
+        yield f"# or weights: {{{name}: {_inside(interval.low, interval.high)}}}"
+
+
+def _inside(low: float, high: float) -> float:
+    """A short number well inside the interval, with a point, so that every reader of YAML takes it for a number."""
+    return float(f"{(low + high) / 2:.3g}")
+
+
+# -- what rows are like
+
+
+def _tokens(rows: np.ndarray) -> Tokens:
+    return Tokens(
+        prompt=int(rows["num_prompt"].sum()),
+        completion=int(rows["num_completion"].sum()),
+        image=int(rows["num_image_tokens"].sum()),
+    )
+
+
+def _by_label(values: _Numbers, label: NDArray[np.bool_]) -> Distribution:
+    return distribution(_counted(values[label]), _counted(values[~label]))
+
+
+def _counted(values: _Numbers) -> dict[int, int]:
+    distinct, counts = np.unique(values, return_counts=True)
+    return dict(zip(distinct.tolist(), counts.tolist(), strict=True))
+
+
+def _pixels(rows: np.ndarray, label: NDArray[np.bool_]) -> Distribution | None:
+    has_images = rows["num_images"] > 0
+    if not has_images.any():
+        return None
+    pixels = rows["pixels"][has_images]
+    step = 10 ** np.maximum(np.floor(np.log10(np.maximum(pixels, 1))).astype(np.int64) + 1 - _DIGITS, 0)
+    return _by_label(pixels // step * step, label[has_images])
+
+
+def _shortcuts(by_property: Mapping[str, Separation | None]) -> tuple[Shortcut, ...]:
+    told = [Shortcut(property=name, separation=value) for name, value in by_property.items() if value and value.sigma]
+    return tuple(sorted(told, key=lambda entry: -entry.separation.strength))
+
+
+# -- equal rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Equal numbers, put together: which number, how many rows have it, and how many of those are desirable."""
+
+    keys: _Keys
+    counts: _Numbers
+    desirable: _Numbers
+
+    @classmethod
+    def of(cls, keys: _Keys, label: NDArray[np.bool_]) -> _Groups:
+        order = np.argsort(keys)
+        keys = keys[order]
+        starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]]))
+        desirable = np.add.reduceat(label[order].astype(np.int64), starts) if len(keys) else np.zeros(0, np.int64)
+        return cls(keys[starts], np.diff(starts, append=len(keys)), desirable)
+
+    @property
+    def has_both(self) -> NDArray[np.bool_]:
+        """Which of them come under either label."""
+        return (self.desirable > 0) & (self.desirable < self.counts)
+
+    @property
+    def commonest(self) -> list[int]:
+        """How many rows have the two commonest ones, as far as there are two."""
+        two: list[int] = np.sort(self.counts)[-2:][::-1].tolist()
+        return two
+
+
+def _top_completions(completions: _Groups, texts: Mapping[int, str]) -> Iterator[RepeatedCompletion]:
+    order = np.lexsort((completions.keys, -completions.counts))[:_NUM_TOP_COMPLETIONS]
+    for index in order.tolist():
+        count, desirable = int(completions.counts[index]), int(completions.desirable[index])
+        if count > 1:
+            yield RepeatedCompletion(
+                text=texts.get(int(completions.keys[index]), ""), desirable=desirable, undesirable=count - desirable
+            )
+
+
+def _leakage(tally: Tally, train: Tally) -> Leakage:
+    owner = np.repeat(np.arange(len(tally.rows)), tally.rows["num_images"])
+    return Leakage(
+        num_same_prompt=int(np.isin(tally.rows["prompt_key"], train.rows["prompt_key"]).sum()),
+        num_same_image=len(np.unique(owner[np.isin(tally.image_keys, train.image_keys)])),
+    )
