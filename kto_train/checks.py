@@ -88,6 +88,17 @@ def check_cache_and_model(manifest: Manifest, processor: Processor) -> None:
         raise CacheError(problem.message, hint=problem.hint)
 
 
+def check_backbone(model: Any) -> None:
+    """Raises `ModelError` for a model that keeps no part without its language head: of that part TRL scores the hidden
+    states."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if whole.base_model is whole:
+        raise ModelError(
+            f"{type(whole).__name__} has no part without its language head, and TRL cannot train it",
+            hint="its data can be validated and preprocessed; train another model",
+        )
+
+
 def check_devices() -> None:
     """Raises `ConfigError` where several GPUs are visible to a single process, which TRL cannot use."""
     import torch

@@ -27,6 +27,7 @@ from kto_data.balance import admissible_weights
 from kto_data.processor import Processor, load_processor
 from kto_data.training import balance_warning
 from kto_train import reference
+from kto_train.checks import check_backbone
 from kto_train.collate import CachedCollator, image_backend
 from kto_train.columns import (
     KL_PREFIX,
@@ -99,6 +100,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             ),
             **options,
         )
+        check_backbone(self.model)
         self.add_callback(_EpochToGroups(self))
 
     # -- data ---------------------------------------------------------------------------------------------------

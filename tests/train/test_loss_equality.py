@@ -11,14 +11,20 @@ from caches import image_records, make_cache, stock_rows, text_records
 from conftest import TinyModel
 from datasets import Dataset
 from peft import LoraConfig
+from tiny_models import IMAGE_FAMILIES, TEXT_FAMILIES
 from trl import KTOConfig, KTOTrainer
 
+from kto_data.errors import ModelError
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, load_cache
 
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-6
+EPOCH_FAMILIES = ("text", "llava", "gemma3", "idefics3", "llava_next", "qwen2_5_vl")
+"""Those that are trained for an epoch; the others are for a step."""
+NOT_BY_TRL = ("gpt2", "llama4")
+"""No chat template; and a model that is refused, as stock `KTOTrainer` stops at its first step (TRL 1.16)."""
 
 
 def make_args(folder: Path, **overrides: Any) -> KTOConfig:
@@ -65,7 +71,7 @@ def in_trained_order(trainer: CachedKTOTrainer, rows: Dataset) -> Dataset:
 
 
 @pytest.mark.parametrize("reference", ["live", "cached"])
-@pytest.mark.parametrize("family", ["text", "llava", "gemma3", "idefics3", "llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", EPOCH_FAMILIES)
 def test_an_epoch_equals_stock_trl(family: str, reference: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     model = tiny_model(family)
     records = text_records(12) if family == "text" else image_records(tmp_path, 12)
@@ -81,6 +87,28 @@ def test_an_epoch_equals_stock_trl(family: str, reference: str, tiny_model: Tiny
         processing_class=load_processor(str(model)).processing_class,
     )
     assert_equal_training(stock, cached)
+
+
+@pytest.mark.parametrize("family", sorted({*IMAGE_FAMILIES, *TEXT_FAMILIES} - {*EPOCH_FAMILIES, *NOT_BY_TRL}))
+def test_a_step_equals_stock_trl(family: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    has_images = family in IMAGE_FAMILIES
+    records = image_records(tmp_path, 4) if has_images else text_records(4)
+    cache = load_cache(make_cache(tmp_path, model, records))
+    cached = CachedKTOTrainer(str(model), cache=cache, args=make_args(tmp_path / "cached"))
+    stock = KTOTrainer(
+        str(model),
+        args=make_args(tmp_path / "stock"),
+        train_dataset=in_trained_order(cached, stock_rows(records, tmp_path if has_images else None)),
+        processing_class=load_processor(str(model)).processing_class,
+    )
+    assert_equal_training(stock, cached, kl_positive=False)
+
+
+def test_a_model_that_trl_cannot_score_is_refused_by_name(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache = load_cache(make_cache(tmp_path, tiny_model("llama4"), image_records(tmp_path, 4)))
+    with pytest.raises(ModelError, match=r"^Llama4ForConditionalGeneration has no part without its language head"):
+        CachedKTOTrainer(str(tiny_model("llama4")), cache=cache, args=make_args(tmp_path / "cached"))
 
 
 @pytest.mark.parametrize("reference", ["live", "cached"])
