@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,11 +199,13 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
         raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
     try:
         loaded = AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
-    except ImportError as error:
-        raise ModelError(
-            f"the processor of {model} needs a package: {first_line(error)}", hint=_TORCHVISION_HINT
-        ) from None
     except Exception as error:  # a spoilt file can make anything of it: tokenizers raises `Exception` itself
+        if find_spec("torchvision") is None and "torchvision" in str(error).lower():
+            raise ModelError(
+                f"the image processor of {model} needs torchvision, which is not installed", hint=_TORCHVISION_HINT
+            ) from None
+        if isinstance(error, ImportError):
+            raise ModelError(f"the processor of {model} needs a package: {first_line(error)}") from None
         raise ModelError(
             f"no tokenizer or processor can be loaded from {model}: {first_line(error)}",
             hint="--model takes a folder with tokenizer.json (and preprocessor_config.json for images), or a hub id",

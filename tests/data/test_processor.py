@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,26 @@ def test_a_tokenizer_that_contradicts_itself_is_named(folder: Path) -> None:
     tokenizer.write_text(tokenizer.read_text().replace("Ġthe", "Ġthf", 1))  # a merge makes a token out of vocabulary
     with pytest.raises(ModelError, match="no tokenizer or processor can be loaded"):
         load_processor(folder)
+
+
+WITHOUT_TORCHVISION = """
+import sys
+sys.modules["torchvision"] = None
+from kto_data.errors import ModelError
+from kto_data.processor import load_processor
+for model in sys.argv[1:]:
+    try:
+        load_processor(model)
+    except ModelError as error:
+        print(error.what.replace(model, "MODEL"))
+"""
+
+
+def test_a_processor_that_wants_torchvision_says_so_where_there_is_none(tiny_model: TinyModel) -> None:
+    models = [str(tiny_model(family)) for family in ("qwen2_vl", "internvl", "llama4", "llava")]
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_TORCHVISION, *models]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["the image processor of MODEL needs torchvision, which is not installed"] * 3
 
 
 def test_a_model_without_chat_template_is_named(folder: Path) -> None:
