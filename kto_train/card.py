@@ -65,9 +65,8 @@ def card_lines(record: RunRecord, entries: list[Entry], settings: str, *, name: 
     )
     yield ""
     yield from (f"- Before the first step: {text}" for text in about["warnings"])
-    yield from (
-        f"- `{seen.name}` in {seen.count:,} logs, last at step {seen.last_step:,}" for seen in seen_warnings(entries)
-    )
+    for seen in seen_warnings(entries):
+        yield f"- `{seen.name}` in {seen.count:,} logs. The first: {seen.text}"
     yield ""
     yield "## Settings"
     yield ""

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one JSON object a log, with TRL's names; a resumed run goes on in the same file.
 
 Besides what TRL logs, an entry of training steps has `tokens_per_second`, `data_wait_share` and, where a watch saw
-something, `warnings`: the names of its alarms.
+something, `warnings`: what it says, by its name.
 """
 
 from __future__ import annotations

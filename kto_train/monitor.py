@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from kto_data.errors import KtoDataError
 from kto_data.progress import StepBar
 from kto_train import card, plots, run_report
 from kto_train.metrics import METRICS_NAME, WARNINGS, Entry, append_entry, cut_after, entry_of, read_metrics
 from kto_train.run_record import RUN_NAME, RunRecord
-from kto_train.step_rows import StepRows, told_rows
+from kto_train.step_rows import StepRows, told_rows, told_steps
 from kto_train.watches import HISTORY, Alarm, Reading, Training, alarms, reading_of
-
-_WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError, MemoryError, KtoDataError)
-"""What drawing and writing can fail with: a warning, whatever it is worth, and the training goes on."""
-
-Say = Callable[[str], None]
 
 
 class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -55,7 +49,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
                 first_step = reading.step + 1
                 self._readings.append(reading)
                 self._num_tokens = entry.get("num_tokens", 0.0)
-            self.alarm_counts.update(entry.get(WARNINGS, ()))
+            self.alarm_counts.update(list(entry.get(WARNINGS, {})))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starting the loader anew is no waiting for it."""
@@ -75,7 +69,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
         """One line to the file and one to the person; and what the watches say."""
         if state.is_world_process_zero and logs:
             entry = entry_of(state.global_step, logs)
-            found = self._watch(entry)
+            self.attempt(lambda: self._complete(entry, kwargs.get("train_dataloader")), WARNINGS)
             self.attempt(lambda: append_entry(self.output, entry), METRICS_NAME)
             words = numbers(entry)
             if "loss" in entry and self.bar.is_shown:
@@ -83,7 +77,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
             elif words:
                 left = self._clock.left(state) if "loss" in entry else ""
                 self.bar.say(f"step {entry['step']}/{state.max_steps}: {words}{f', {left}' if left else ''}")
-            self._say_alarms(found, kwargs.get("train_dataloader"))
+            self._say_new(entry)
         self._clock.rests()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -96,39 +90,40 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
             self.draw()
         self._clock.rests()
 
-    def _watch(self, entry: Entry) -> list[Alarm]:
-        """Complete an entry with what is measured here; returns the alarms."""
-        first_step = self._readings[-1].step + 1 if self._readings else self._clock.first_step + 1
-        reading = reading_of(entry, first_step)
-        if reading is None:
-            return []
+    def _complete(self, entry: Entry, loader: Any) -> None:
+        """Add what is measured here, and what the watches see."""
+        if "loss" not in entry:
+            return
         seconds, waiting = self._clock.take()
         tokens = entry.get("num_tokens", 0.0)
         entry["tokens_per_second"] = round(max(0.0, tokens - self._num_tokens) / seconds, 1)
         entry["data_wait_share"] = round(waiting / seconds, 4)
         self._num_tokens = tokens
+        first_step = self._readings[-1].step + 1 if self._readings else self._clock.first_step + 1
         reading = reading_of(entry, first_step)
         assert reading is not None
         self._readings = [*self._readings[1 - HISTORY :], reading]
-        found = list(alarms(self._readings, self.training))
+        found = {alarm.name: self._told(alarm, loader.dataset) for alarm in alarms(self._readings, self.training)}
         if found:
-            entry[WARNINGS] = [alarm.name for alarm in found]
-        return found
+            entry[WARNINGS] = found
 
-    def _say_alarms(self, found: Sequence[Alarm], loader: Any) -> None:
-        """Each once: it is counted from then on."""
-        for alarm in found:
-            self.alarm_counts[alarm.name] += 1
-            if self.alarm_counts[alarm.name] == 1:
-                told = f"{alarm.steps}: {alarm.what}. Likely: {alarm.cause}. Look at: {alarm.look_at}"
-                self.bar.say(f"warning: {told}. {self._told_rows(alarm, loader.dataset)}")
-
-    def _told_rows(self, alarm: Alarm, dataset: Dataset) -> str:
-        """The rows to look at; of a trend those of its last step."""
+    def _told(self, alarm: Alarm, dataset: Dataset) -> str:
+        """An alarm as a person reads it, with the rows to look at; of a trend those of its last step."""
         first_step = alarm.first_step if alarm.is_of_rows else alarm.step
         rows = self.rows.of(first_step, alarm.step)
         cache = self.record.about["data"]["cache"]
-        return f"Of step {alarm.step}: {told_rows(rows, dataset)} (ktodata inspect {cache} --row {rows[0]})"
+        return (
+            f"{told_steps(alarm.first_step, alarm.step)}: {alarm.what}. Likely: {alarm.cause}. "
+            f"Look at: {alarm.look_at}. Of {told_steps(first_step, alarm.step)}: {told_rows(rows, dataset)} "
+            f"(ktodata inspect {cache} --row {rows[0]})"
+        )
+
+    def _say_new(self, entry: Entry) -> None:
+        """Each warning once: it is counted from then on."""
+        for name, told in entry.get(WARNINGS, {}).items():
+            self.alarm_counts[name] += 1
+            if self.alarm_counts[name] == 1:
+                self.bar.say(f"warning: {told}")
 
     # -- what is left of it -------------------------------------------------------------------------------------
 
@@ -149,11 +144,14 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
         self.attempt(lambda: run_report.write(self.output, self.record), run_report.NAME)
 
     def attempt(self, action: Callable[[], object], what: str) -> None:
-        """Do what a training can do without; a failure is said, and no more."""
+        """Do what a training can do without; a failure is said, and no more.
+
+        Whatever it is: a mistake in a page or a full disk, days of training are worth more.
+        """
         try:
             action()
-        except _WRITE_ERRORS as error:
-            self.bar.say(f"warning: {what} could not be written: {error}")
+        except Exception as error:
+            self.bar.say(f"warning: {what} could not be written: {str(error) or type(error).__name__}")
 
 
 class Clock:

@@ -26,9 +26,10 @@ _TILES = (("loss", "loss"), ("rewards/margins", "margin"), ("kl", "KL"), ("eval_
 
 @dataclass(frozen=True, slots=True)
 class SeenWarning:
-    """What a watch saw: in how many logs, and at which steps first and last."""
+    """What a watch saw: in how many logs, at which steps first and last, and what it said of the first."""
 
     name: str
+    text: str
     count: int
     first_step: int
     last_step: int
@@ -78,10 +79,12 @@ def make_page(record: RunRecord, entries: list[Entry]) -> RunPage:
 def seen_warnings(entries: list[Entry]) -> tuple[SeenWarning, ...]:
     """What the watches saw in a run, in the order first seen."""
     steps: dict[str, list[int]] = {}
+    texts: dict[str, str] = {}
     for entry in entries:
-        for name in entry.get(WARNINGS, ()):
+        for name, text in entry.get(WARNINGS, {}).items():
             steps.setdefault(name, []).append(entry["step"])
-    return tuple(SeenWarning(name, len(found), found[0], found[-1]) for name, found in steps.items())
+            texts.setdefault(name, text)
+    return tuple(SeenWarning(name, texts[name], len(found), found[0], found[-1]) for name, found in steps.items())
 
 
 def _tiles(entries: list[Entry]) -> Iterator[tuple[str, str]]:
@@ -93,10 +96,12 @@ def _tiles(entries: list[Entry]) -> Iterator[tuple[str, str]]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values by dotted name; what is empty is left out."""
     for key, inner in value.items():
-        if isinstance(inner, Mapping) and inner:
+        if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{key}.")
-        elif isinstance(inner, list) and inner and isinstance(inner[0], str):
-            yield f"{prefix}{key}", "; ".join(inner)
+        elif isinstance(inner, list):
+            yield from ((f"{prefix}{key}", str(one)) for one in inner)
         else:
-            yield f"{prefix}{key}", "null" if inner is None else str(inner)
+            told = "null" if inner is None else f"{inner:.6g}" if isinstance(inner, float) else str(inner)
+            yield f"{prefix}{key}", told

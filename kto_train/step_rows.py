@@ -42,5 +42,10 @@ def told_rows(rows: Sequence[int], dataset: Dataset) -> str:
     return f"{'row' if len(rows) == 1 else 'rows'} {named}{more}"
 
 
+def told_steps(first_step: int, last_step: int) -> str:
+    """Steps, as a person says them."""
+    return f"step {last_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+
+
 def _line(source: dict[str, object]) -> str:
     return f"{source['file']}:{source['line']}"

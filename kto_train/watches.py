@@ -62,11 +62,6 @@ class Alarm:
     look_at: str
     is_of_rows: bool = False
 
-    @property
-    def steps(self) -> str:
-        """The steps, as a person says them."""
-        return f"step {self.step}" if self.first_step == self.step else f"steps {self.first_step} to {self.step}"
-
 
 @dataclass(frozen=True, slots=True)
 class Training:

@@ -114,17 +114,18 @@ def test_a_warning_is_said_once_with_its_rows_and_counted_to_the_end(tmp_path: P
     rows = monitor.rows.of(1, 2)
     (warning,) = [line for line in said if line.startswith("warning")]
     assert warning.startswith("warning: steps 1 to 2: the gradient is 0, and the loss stays at 0.5. Likely: ")
-    assert warning.endswith(
-        f"rows {', '.join(f'{row} (a.jsonl:{row + 1})' for row in rows)} (ktodata inspect CACHE --row {rows[0]})"
-    )
-    assert [entry.get("warnings") for entry in read_metrics(tmp_path)] == [None, *[["no-gradient"]] * 3]
+    told = ", ".join(f"{row} (a.jsonl:{row + 1})" for row in rows)
+    assert warning.endswith(f"Of steps 1 to 2: rows {told} (ktodata inspect CACHE --row {rows[0]})")
+    kept = [entry.get("warnings", {}) for entry in read_metrics(tmp_path)]
+    assert [list(one) for one in kept] == [[], *[["no-gradient"]] * 3]
+    assert f"warning: {kept[1]['no-gradient']}" == warning
     # A resumed run does not say it again.
     resumed, said_then = make_monitor(tmp_path)
     resumed.on_train_begin(None, state(3), None)
     resumed.on_log(None, state(4), None, logs=dict(logs), train_dataloader=train_loader())
     resumed.finish(RECORD)
     assert [line for line in said_then if line.startswith("warning")] == ["warning: no-gradient: in 3 logs"]
-    assert "`no-gradient` in 3 logs, last at step 4" in (tmp_path / card.NAME).read_text()
+    assert f"`no-gradient` in 3 logs. The first: {kept[1]['no-gradient']}\n" in (tmp_path / card.NAME).read_text()
 
 
 def test_the_rows_of_a_step_are_those_of_its_groups() -> None:
@@ -166,13 +167,16 @@ def test_a_curve_has_the_points_that_were_logged() -> None:
 
 def test_the_report_has_curves_settings_data_and_warnings_and_loads_nothing(tmp_path: Path) -> None:
     for step in range(1, 1001):
-        append_entry(tmp_path, {"step": step, "loss": 0.5, "rewards/chosen": 0.1, "kl": -1.0, "warnings": ["spike"]})
+        append_entry(
+            tmp_path,
+            {"step": step, "loss": 0.5, "rewards/chosen": 0.1, "kl": -1.0, "warnings": {"spike": f"step {step}: <b>"}},
+        )
     run_report.write(tmp_path, RECORD)
     page = (tmp_path / run_report.NAME).read_text()
     assert "<h1>Finished: " in page
     assert "step 1,000 of 10" in page
     assert page.count("<polyline") == 3
-    assert "in 1,000 logs, from step 1 to 1,000" in page
+    assert "step 1: &lt;b&gt; <small>In 1,000 logs, the last of step 1,000.</small>" in page
     assert "kto.beta</th><td><bdi>0.2" in page
     assert "086a5c91" in page
     assert "&lt;b&gt;5e-07" in page  # escaped
@@ -207,3 +211,9 @@ def test_what_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     monitor.finish(RECORD)
     warned = [line.removeprefix("warning: ").split(" ")[0] for line in said if "could not be written" in line]
     assert warned == [METRICS_NAME, METRICS_NAME, "run.json", "plots", run_report.NAME, card.NAME]
+
+
+def test_a_mistake_in_what_is_written_is_a_warning_too(tmp_path: Path) -> None:
+    monitor, said = make_monitor(tmp_path)
+    monitor.attempt(lambda: {}["no such key"], "report.html")
+    assert said == ["warning: report.html could not be written: 'no such key'"]
