@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 import torch
 from caches import image_records, make_cache, text_records
 from conftest import TinyModel, write_jsonl
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from kto_data.cli import main
 from kto_data.errors import ExitCode, InputError
@@ -125,12 +128,64 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> No
     assert run_record.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
-def test_an_adapter_is_trained_and_saved_alone(tiny_model: TinyModel, tmp_path: Path) -> None:
-    cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 8))
-    config = make_config(cache, tiny_model("llava"), tmp_path / "run", lora={"r": 2}, kto={"max_steps": 1})
+def test_an_adapter_is_trained_and_saved_alone_and_loads(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model, output = tiny_model("llava"), tmp_path / "run"
+    cache = make_cache(tmp_path, model, image_records(tmp_path, 8))
+    config = make_config(cache, model, output, lora={"r": 2}, kto={"max_steps": 1})
     assert run(config, dry_run=False, say=lambda line: None) == ExitCode.OK
-    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (output / "model.safetensors").exists()
+    adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(model), output)
+    assert any(bool(weights.any()) for name, weights in adapted.named_parameters() if "lora_B" in name)
+    AutoProcessor.from_pretrained(output)
+    card = (output / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\n")
+    assert f"An adapter for `{model}`" in card
+
+
+def test_what_cannot_be_written_beside_the_model_is_a_warning(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "plots").write_text("a file in the place of the folder")
+    for name in ("report.html", "README.md", "metrics.jsonl"):
+        (output / name).mkdir()
+    said: list[str] = []
+    config = make_config(text_cache, tiny_model("text"), output, kto={"max_steps": 2})
+    assert run(config, dry_run=False, say=said.append) == ExitCode.OK
+    warned = {line.split(" could not be written")[0] for line in said if "could not be written" in line}
+    assert warned == {
+        f"warning: {name}" for name in ("metrics.jsonl", "plots", "report.html", "README.md", "the model card")
+    }
+    AutoModelForCausalLM.from_pretrained(output)
+    assert json.loads((output / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_disk_with_room_for_the_model_and_not_for_the_last_checkpoint_holds_the_model(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    config = make_config(text_cache, tiny_model("text"), output, reference="live", kto={"max_steps": 1})
+    with largest_file(200_000), pytest.raises(InputError, match=f"cannot write .*{output}"):
+        run(config, dry_run=False, say=lambda line: None)
+    AutoModelForCausalLM.from_pretrained(output)
+    assert list(output.glob("checkpoint-*")) == []
+    assert json.loads((output / "run.json").read_text())["status"] == "failed"
+
+
+def test_code_of_a_model_is_run_only_where_it_is_asked_for(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model, trace = shutil.copytree(tiny_model("text"), tmp_path / "model"), tmp_path / "trace"
+    settings = json.loads((model / "config.json").read_text())
+    settings["auto_map"] = {"AutoModelForCausalLM": "its_code.ItsModel"}
+    (model / "config.json").write_text(json.dumps(settings))
+    (model / "its_code.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\nfrom transformers import LlamaForCausalLM as ItsModel\n"
+    )
+    config = make_config(text_cache, model, tmp_path / "run", kto={"max_steps": 1})
+    assert run(config, dry_run=False, say=lambda line: None) == ExitCode.OK
+    assert not trace.exists()
 
 
 def test_what_a_data_worker_finds_wrong_is_one_line(tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -143,16 +198,21 @@ def test_what_a_data_worker_finds_wrong_is_one_line(tiny_model: TinyModel, tmp_p
     assert raised.value.what == f"train.jsonl:4: the image {tmp_path}/images/3-1.png is not there"
 
 
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.parametrize("limit", [500, 100_000])
 def test_a_full_disk_is_one_line(limit: int, text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     config = make_config(text_cache, tiny_model("text"), tmp_path / "run", reference="live", kto={"max_steps": 1})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        with pytest.raises(InputError, match=f"cannot write .*{tmp_path}/run"):
-            run(config, dry_run=False, say=lambda line: None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with largest_file(limit), pytest.raises(InputError, match=f"cannot write .*{tmp_path}/run"):
+        run(config, dry_run=False, say=lambda line: None)
 
 
 @pytest.mark.parametrize(
