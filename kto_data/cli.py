@@ -56,6 +56,8 @@ def _print_version(wanted: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit code (see `ExitCode`)."""
+    # Before anything is imported that would send it. HF_HUB_OFFLINE is the user's and is left as it is.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         result = build_app()(args=argv, standalone_mode=False)
         code = int(result) if isinstance(result, int) else ExitCode.OK

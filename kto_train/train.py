@@ -34,8 +34,7 @@ _AFTER_FULL = "free some space there, then --resume auto"
 
 def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     """Train; returns the exit code. Raises `KtoDataError` for all that is wrong with what was asked for."""
-    # Before any import that reads them. HF_HUB_OFFLINE is the user's and is left as it is.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Before any import that reads it: loaders fork their workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not _is_main_process():
         say = _nothing  # under torchrun, one voice is enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -15,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "polars", "PIL", "trl", "matplotlib")
 
 
-def python(code: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
 
 
 def ktodata_without(packages: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -61,6 +64,16 @@ def test_help_loads_no_heavy_library() -> None:
         f"print('\\n' + json.dumps([code, [name for name in {HEAVY} if name in sys.modules]]))"
     )
     assert json.loads(python(code).stdout.splitlines()[-1]) == [0, []]
+
+
+@pytest.mark.parametrize(("given", "is_off"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")])
+def test_no_telemetry_is_sent_unless_the_user_switches_it_on(given: dict[str, str], is_off: str) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | given
+    code = (
+        "from kto_data.cli import main; main(['--version']);"
+        "from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    assert python(code, env=env).stdout.splitlines()[-1] == is_off
 
 
 @pytest.mark.parametrize("start", [["cli.py"], ["-m", "kto_data"]], ids=" ".join)
