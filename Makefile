@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FUZZ_SECONDS := 600
+CONTRACTS := trl-1.9 trl-1.10 trl-1.11 trl-1.12 trl-1.13 trl-1.14 trl-1.16 transformers-5.24
 TORCHVISION := 0.28.0
 PYLINT_SARIF := 0.2.1
 SOURCES := kto_data kto_train tests examples benchmarks docs cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format generated bench fuzz clean
+.PHONY: help install demo test check lint format generated contract bench fuzz clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,6 +64,14 @@ generated: install  ## write schemas/ and the generated pages of docs/ anew
 	$(BIN)/ktodata schema --write schemas
 	$(BIN)/python docs/generate.py
 
+# Each version lies alone in a folder that is put before .venv's packages, so that only the one library differs.
+contract: install  ## two rows through each supported version of TRL and transformers, against their own trainer
+	for name in $(CONTRACTS); do \
+	  echo "$$name"; \
+	  test -d .envs/$$name || $(PIP) install --quiet --no-deps --target .envs/$$name "$${name%-*}==$${name##*-}.*" || exit 1; \
+	  PYTHONPATH=.envs/$$name $(BIN)/pytest tests/train/test_contract.py || exit 1; \
+	done
+
 bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate
 	$(BIN)/python -m benchmarks.images
@@ -78,4 +87,4 @@ fuzz: install  ## search for bytes that break the laws, FUZZ_SECONDS a target (6
 	done; test -z "$$found"
 
 clean:  ## remove all that make made
-	rm -rf $(VENV) demo-out fuzz-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .envs demo-out fuzz-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,6 +3,7 @@
     from kto_train import CachedKTOTrainer, load_cache
 
 torch and trl load when one of the names is asked for, not before: `ktodata --help` passes through this package.
+Where their versions are not supported, that raises `ConfigError`.
 """
 
 from __future__ import annotations
@@ -29,4 +30,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    from kto_train.checks import check_installed
+
+    check_installed()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from caches import make_cache, text_records
 from conftest import TinyModel
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from kto_data.balance import Verdict
 from kto_data.errors import CacheError, ConfigError, InputError, ModelError
@@ -87,6 +90,15 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
         checks.check_weights_are_there(str(tmp_path / "model"))
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickled_weights_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModelError, match="are pickles, which run what they say when they are read"):
+        checks.check_weights_are_there(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    checks.check_weights_are_there(str(tmp_path))
+
+
 def test_a_cache_of_another_model_is_refused_by_name(tiny_model: TinyModel, tmp_path: Path) -> None:
     manifest = load_cache(make_cache(tmp_path, tiny_model("llava"), text_records(4))).manifest
     checks.check_cache_and_model(manifest, load_processor(str(tiny_model("llava"))))
@@ -124,6 +136,14 @@ def test_a_cache_of_another_format_is_refused_with_both_versions(tiny_model: Tin
     (cache / MANIFEST_NAME).write_text(json.dumps({**manifest, "format_version": 99}))
     with pytest.raises(CacheError, match=f"has format version 99, and this ktodata reads {FORMAT_VERSION}"):
         load_cache(cache)
+
+
+def test_the_supported_versions_are_those_that_the_package_asks_for() -> None:
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extras = settings["project"]["optional-dependencies"]
+    asked = [Requirement(text) for text in (*extras["preprocess"], *extras["train"])]
+    found = {one.name: one.specifier for one in asked if one.name in checks.SUPPORTED}
+    assert found == {name: SpecifierSet(text) for name, text in checks.SUPPORTED.items()}
 
 
 def test_a_package_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

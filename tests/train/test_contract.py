@@ -1,0 +1,86 @@
+"""What this package takes for granted of TRL, on two rows. `make contract` runs it with each TRL that is supported."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from caches import image_records, make_cache, stock_rows, text_records
+from conftest import TinyModel
+from packaging.specifiers import SpecifierSet
+from peft import LoraConfig
+from test_loss_equality import assert_equal_training, in_trained_order, make_args
+from transformers import set_seed
+from trl import KTOTrainer
+
+from kto_data.processor import load_processor
+from kto_train import CachedKTOTrainer, load_cache
+from kto_train.columns import REF_KL_LOGPS, REF_LOGPS, SUPPORTED
+
+pytestmark = pytest.mark.slow
+
+OVERRIDES = (
+    "_prepare_dataset", "_set_signature_columns_if_needed", "_precompute_ref_logps", "_load_from_checkpoint",
+    "compute_ref_log_probs", "get_train_dataloader", "get_eval_dataloader", "create_model_card",
+)  # fmt: skip
+
+
+@pytest.fixture
+def trainers(tiny_model: TinyModel, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A function to (stock trainer, ours) on the same two rows, in the same order."""
+
+    def make(family: str, *, lora: LoraConfig | None = None, **settings: Any) -> tuple[KTOTrainer, CachedKTOTrainer]:
+        model = tiny_model(family)
+        records = text_records(2) if family == "text" else image_records(tmp_path, 2)
+        cache = load_cache(make_cache(tmp_path, model, records))
+        shared = {"per_device_train_batch_size": 2, "num_train_epochs": 3, "learning_rate": 1e-2}
+        args = make_args(tmp_path / "cached", **shared, **settings)
+        set_seed(0)  # some versions draw an adapter before they set the seed
+        cached = CachedKTOTrainer(str(model), cache=cache, args=args, peft_config=lora)
+        set_seed(0)
+        stock = KTOTrainer(
+            str(model),
+            args=make_args(tmp_path / "stock", **shared),
+            train_dataset=in_trained_order(cached, stock_rows(records, None if family == "text" else tmp_path)),
+            processing_class=load_processor(str(model)).processing_class,
+            peft_config=lora,
+        )
+        return stock, cached
+
+    return make
+
+
+@pytest.mark.parametrize("package", sorted(SUPPORTED))
+def test_the_installed_version_is_one_of_those_supported(package: str) -> None:
+    assert SpecifierSet(SUPPORTED[package]).contains(version(package))
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_what_is_overridden_is_there(name: str) -> None:
+    assert hasattr(KTOTrainer, name)
+    assert name in vars(CachedKTOTrainer)
+
+
+@pytest.mark.parametrize("family", ["text", "llava"])
+def test_a_batch_is_that_of_trls_own_collator(family: str, trainers: Any) -> None:
+    expected, found = (next(iter(trainer.get_train_dataloader())) for trainer in trainers(family))
+    assert found.keys() - {REF_LOGPS, REF_KL_LOGPS} == expected.keys()
+    assert [key for key in expected if not torch.equal(torch.as_tensor(expected[key]), found[key])] == []
+
+
+@pytest.mark.parametrize("reference", ["live", "cached"])
+@pytest.mark.parametrize("family", ["text", "llava"])
+def test_two_rows_are_trained_as_trl_trains_them(family: str, reference: str, trainers: Any) -> None:
+    stock, cached = trainers(family, precompute_ref_log_probs=reference == "cached")
+    assert_equal_training(stock, cached, kl_positive=False)
+
+
+@pytest.mark.parametrize("reference", ["live", "cached"])
+def test_an_adapter_is_trained_as_trl_trains_it(reference: str, trainers: Any) -> None:
+    lora = LoraConfig(r=4, target_modules=r".*language_model.*(q_proj|v_proj)")
+    assert_equal_training(
+        *trainers("llava", lora=lora, precompute_ref_log_probs=reference == "cached"), kl_positive=False
+    )
