@@ -1,0 +1,141 @@
+"""A full disk, and a folder that may not be written to: one line, exit code 2, and the next run as if nothing was.
+
+Each run is a process of its own, forked from one that has the libraries loaded: their import is most of a short run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import struct
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from conftest import TinyModel, make_image, make_record, write_jsonl
+from test_preprocess import files_of
+
+from kto_data.cli import main
+from kto_data.errors import ExitCode
+
+PRELOADED = ["kto_data.preprocess", "transformers.models.auto.processing_auto"]
+_CAPABILITIES_V3 = 0x20080522
+
+
+def small_files_only(limit: int) -> None:
+    """From here on a file that grows beyond `limit` bytes is one on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def no_privileges(_: int = 0) -> None:
+    """From here on permissions bind, even the superuser."""
+    header, no_capability = struct.pack("Ii", _CAPABILITIES_V3, 0), bytes(24)
+    assert ctypes.CDLL(None, use_errno=True).capset(header, no_capability) == 0, os.strerror(ctypes.get_errno())
+
+
+def in_trouble(arguments: list[str], said: Path, trouble: Callable[[int], None], degree: int) -> None:
+    """Run the command line with what it says in the file `said`."""
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    trouble(degree)
+    sys.exit(main(arguments))
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> list[str]:
+    folder = tmp_path_factory.mktemp("data")
+    make_image(folder / "one.png")
+    rows = []
+    for number in range(40):
+        turns = [("user", f"{'<image>' * (number % 2)}Question {number % 30}?"), ("assistant", "An answer.")]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        rows.append(make_record(messages=messages, images=["one.png"] * (number % 2), label=number % 4 < 2))
+    data = write_jsonl(folder / "all.jsonl", rows)
+    options = ["--eval-fraction", "0.3", "--contradictions", "drop", "--shard-rows", "10", "--jobs", "1", "--quiet"]
+    return ["preprocess", str(data), "--model", str(tiny_model("llava")), *options]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("undisturbed") / "cache"
+    assert main([*command, "--output", str(cache)]) == 0
+    return cache
+
+
+@pytest.fixture
+def run(command: list[str], tmp_path: Path) -> Run:
+    """Runs the command in a process that is in trouble, and gives its exit code and what it said."""
+    server = get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+
+    def run(trouble: Callable[[int], None], degree: int = 0) -> tuple[int, str]:
+        arguments = [*command, "--output", str(tmp_path / "cache")]
+        process = server.Process(target=in_trouble, args=(arguments, tmp_path / "said", trouble, degree))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode, (tmp_path / "said").read_text()
+
+    return run
+
+
+def is_told(said: str) -> bool:
+    """Whether it is one line about writing, and what to try."""
+    what, hint, *more = said.splitlines()
+    return what.startswith("ktodata: error: cannot write ") and hint.startswith("ktodata:   try: ") and not more
+
+
+def test_a_disk_that_is_full_at_any_file_is_told_in_one_line_and_leaves_all_for_the_next_run(
+    run: Run, command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    def largest(pattern: str) -> int:
+        return max(path.stat().st_size for path in undisturbed.glob(pattern))
+
+    kinds = (".units/keys-*", ".units/[0-9a-f]*", "*/*.arrow", "report.json", "rejects.jsonl", "manifest.json")
+    cache = tmp_path / "cache"
+    for limit in sorted({largest(kind) - 1 for kind in kinds}):
+        code, said = run(small_files_only, limit)
+        assert code == ExitCode.USAGE, said
+        assert is_told(said), said
+        assert not (cache / "manifest.json").exists()
+        assert not list(cache.rglob("*.tmp"))
+    assert main([*command, "--output", str(cache)]) == 0
+    assert files_of(cache) == files_of(undisturbed)
+
+
+@pytest.mark.parametrize("folder", [".", ".building", ".building/.units", ".building/train", ".building/eval"])
+def test_a_folder_that_may_not_be_written_to_is_told_in_one_line(
+    run: Run, command: list[str], undisturbed: Path, tmp_path: Path, folder: str
+) -> None:
+    cache = tmp_path / "cache"
+    for name in (".building/.units", ".building/train", ".building/eval"):
+        (cache / name).mkdir(parents=True)
+    (cache / folder).chmod(0o500)
+    code, said = run(no_privileges)
+    assert code == ExitCode.USAGE, said
+    assert is_told(said), said
+    assert not (cache / "manifest.json").exists()
+    (cache / folder).chmod(0o700)
+    assert main([*command, "--output", str(cache)]) == 0
+    assert files_of(cache) == files_of(undisturbed)
+
+
+def test_an_earlier_cache_that_may_not_be_replaced_is_told_in_one_line(
+    run: Run, command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    assert main([*command, "--output", str(cache), "--seed", "1"]) == 0
+    (cache / "train").chmod(0o500)
+    code, said = run(no_privileges)
+    assert code == ExitCode.USAGE, said
+    assert is_told(said), said
+    (cache / "train").chmod(0o700)
+    assert main([*command, "--output", str(cache)]) == 0
+    assert files_of(cache) == files_of(undisturbed)
