@@ -24,6 +24,7 @@ from kto_data.manifest import read_manifest
 KTODATA = [sys.executable, "-m", "kto_data"]
 NUM_SHARDS = 8
 ROWS_OF_A_SHARD = 5
+PARTED = ("--eval-fraction", "0.3", "--contradictions", "majority")
 
 
 def record(number: int, **overrides: Any) -> dict[str, Any]:
@@ -129,7 +130,8 @@ def test_nothing_of_a_run_with_other_settings_is_left(again: Again, data: Path, 
 
 
 def num_built(cache: Path) -> int:
-    return len(list(cache.glob(".building/.units/[0-9a-f]*")))
+    """How many chunks have their keys, and how many units are built."""
+    return len(list(cache.glob(".building/.units/[0-9a-z]*")))
 
 
 def wait_until_built(number: int, cache: Path, is_running: Callable[[], bool]) -> None:
@@ -140,25 +142,26 @@ def wait_until_built(number: int, cache: Path, is_running: Callable[[], bool]) -
 def test_a_run_killed_at_any_moment_is_gone_on_with_to_the_same_bytes(
     command: list[str], again: Again, data: Path, tmp_path: Path
 ) -> None:
-    """Twenty runs one after the other, each killed a moment after its first shards; then one is left alone."""
+    """Twenty runs one after the other, killed in the first pass and in the second; then one is left alone."""
     write_jsonl(data, [record(number) for number in range(600)])
-    again(cache="undisturbed")
+    again(*PARTED, cache="undisturbed")
     cache, chance, progress = tmp_path / "cache", random.Random(4), [0]
-    arguments = [*command, "--output", str(cache), "--quiet"]
+    arguments = [*command, *PARTED, "--output", str(cache), "--quiet"]
     server = get_context("forkserver")
     server.set_forkserver_preload(["kto_data.preprocess", "transformers.models.auto.processing_auto"])
     for _ in range(20):
         # Of a process that has transformers loaded: its import is most of a run, and no moment of interest.
         run = server.Process(target=main, args=(arguments,))
         run.start()
-        wait_until_built(progress[-1] + chance.randrange(4), cache, run.is_alive)
+        wait_until_built(progress[-1] + chance.randrange(20), cache, run.is_alive)
         time.sleep(chance.random() * 0.01)
         run.kill()
         run.join()
         assert run.exitcode == -signal.SIGKILL
         progress.append(num_built(cache))
     assert progress == sorted(progress)
-    assert again("--quiet") == ""
+    assert 0 < sum(number < 600 / ROWS_OF_A_SHARD for number in progress) < 20
+    assert again(*PARTED, "--quiet") == ""
     assert files_of(cache) == files_of(tmp_path / "undisturbed")
 
 
@@ -177,12 +180,13 @@ def test_no_process_is_one_that_must_not_be_killed(
     command: list[str], again: Again, data: Path, tmp_path: Path
 ) -> None:
     write_jsonl(data, [record(number) for number in range(600)])
-    again(cache="undisturbed")
+    again(*PARTED, cache="undisturbed")
     cache = tmp_path / "cache"
-    for victim in ("child", "parent", "all"):
-        parallel = [*KTODATA, *command[:-1], "2", "--output", str(cache), "--quiet"]
+    # The first 120 are keys: one is killed in the first pass, two in the second.
+    for victim, moment in (("parent", 3), ("child", 125), ("all", 130)):
+        parallel = [*KTODATA, *command[:-1], "2", *PARTED, "--output", str(cache), "--quiet"]
         with subprocess.Popen(parallel, start_new_session=True, stderr=subprocess.PIPE) as run:
-            wait_until_built(num_built(cache) + 3, cache, lambda: run.poll() is None)
+            wait_until_built(max(moment, num_built(cache) + 3), cache, lambda: run.poll() is None)
             kill(run, victim)
             assert run.stderr is not None
             said = run.stderr.read().decode()
@@ -190,7 +194,7 @@ def test_no_process_is_one_that_must_not_be_killed(
         assert ("a worker process died" in said) is (victim == "child")
         assert not (cache / "manifest.json").exists()
         wait_for_the_lock(cache)
-    again("--quiet")
+    again(*PARTED, "--quiet")
     assert files_of(cache) == files_of(tmp_path / "undisturbed")
 
 
