@@ -84,6 +84,8 @@ def test_the_splits_share_no_prompt_and_no_image_and_have_all_rows_in_order(
     assert 0.1 < len(held) / len(records) < 0.5
     sides = [set().union(*(shown_by(tmp_path, records[line - 1]) for line in lines)) for lines in (train, held)]
     assert sides[0].isdisjoint(sides[1])
+    report = json.loads((cache / "report.json").read_bytes())["splits"]["eval"]
+    assert report["leakage"] == {"num_same_prompt": 0, "num_same_image": 0}
     manifest = read_manifest(cache)
     assert {name: manifest.parts[name] for name in ("eval_fraction", "seed", "contradictions")} == {
         "eval_fraction": 0.3,

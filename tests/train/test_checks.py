@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from caches import make_cache, text_records
-from conftest import TinyModel
+from conftest import TinyModel, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from kto_data.balance import Verdict
+from kto_data.cli import main
 from kto_data.errors import CacheError, ConfigError, InputError, ModelError
 from kto_data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from kto_data.processor import load_processor
@@ -68,6 +69,18 @@ def test_evaluation_without_an_eval_split_names_the_key_that_asks(
     with pytest.raises(ConfigError, match=rf"kto\.{next(iter(kto))} asks for evaluation"):
         checks.check_evaluation(make_config(tmp_path, kto=kto), cache.manifest)
     checks.check_evaluation(make_config(tmp_path, kto={"eval_strategy": "no"}), cache.manifest)
+
+
+def test_a_drawn_eval_split_is_one_to_evaluate_on(tiny_model: TinyModel, tmp_path: Path) -> None:
+    data, cache = write_jsonl(tmp_path / "all.jsonl", text_records(20)), tmp_path / "cache"
+    options = ["--model", str(tiny_model("text")), "--output", str(cache), "--eval-fraction", "0.3", "--jobs", "1"]
+    assert main(["preprocess", str(data), *options]) == 0
+    assert set(load_cache(cache)) == {"train", "eval"}
+    asks: dict[str, object] = {"eval_strategy": "steps"}
+    checks.check_evaluation(make_config(tmp_path, kto=asks), load_cache(cache).manifest)
+    config = tmp_path / "train.yaml"
+    config.write_text(json.dumps({"cache": str(cache), "kto": asks}))
+    assert main(["validate", str(data), "--train-config", str(config), "--select", "KTO703"]) == 0
 
 
 def test_an_output_with_another_run_is_refused_unless_it_is_resumed(tmp_path: Path) -> None:
