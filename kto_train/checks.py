@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,18 @@ def check_devices() -> None:
             f"{count} GPUs are visible to one process",
             hint=f"torchrun --nproc-per-node {count} -m kto_train …, or CUDA_VISIBLE_DEVICES=0 ktodata train …",
         )
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raises `ConfigError` for a tracker of `kto.report_to` that is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    for name in names:
+        if name not in ("all", "none", *get_available_reporting_integrations()):
+            raise ConfigError(
+                f"kto.report_to names {name}, which is not installed, or which transformers does not know",
+                hint=f"pip install {name}; or leave it out: metrics.jsonl and report.html are always written",
+            )
 
 
 def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> Iterator[str]:

@@ -117,6 +117,7 @@ def make_plan(config: TrainConfig) -> Plan:
         num_desirable = int(rows.label.sum())
         balance = checks.chosen_weights(config.weights, num_desirable, len(rows) - num_desirable)
         args = _kto_config(config, balance, has_images=processor.has_images)
+        checks.check_trackers(args.report_to)
         groups = make_groups(rows, args, manifest.max_length)
         num_steps = _num_steps(args, groups)
     if "logging_steps" not in config.kto and num_steps <= _FEW_STEPS:

@@ -164,3 +164,10 @@ def test_a_package_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(checks.SUPPORTED, "trl", ">=99")
     with pytest.raises(ConfigError, match=r"trl \S+ is installed, and supported is >=99"):
         checks.check_installed()
+
+
+def test_a_tracker_that_is_not_there_is_refused_by_name() -> None:
+    checks.check_trackers(["none"])
+    with pytest.raises(ConfigError, match=r"kto\.report_to names dvclive, which is not installed") as raised:
+        checks.check_trackers(["all", "dvclive"])
+    assert raised.value.hint.startswith("pip install dvclive; ")
