@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from kto_data import __version__
-from kto_data.commands import convert, init, preprocess, rule, schema, stats, validate
+from kto_data.commands import convert, init, inspect, preprocess, rule, schema, stats, validate
 from kto_data.errors import ExitCode, KtoDataError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
     ) -> None:
         pass
 
-    for command in (validate, convert, stats, preprocess, rule, schema, init):
+    for command in (validate, convert, stats, preprocess, inspect, rule, schema, init):
         command.register(app)
     for entry in sorted(entry_points(group="ktodata.commands"), key=lambda entry: entry.name):
         entry.load()(app)

@@ -86,6 +86,7 @@ class Manifest(_Model):
     format_version: int = FORMAT_VERSION
     fingerprint: str
     parts: dict[str, Any]
+    model: str = ""  # its folder relative to the cache, or its hub id: where to look first; no part of `parts`
     has_images: bool  # whether the model takes images, not whether any row has one
     image_root: str  # where the paths in `images` start, relative to the cache; can be given anew at training
     image_min_pixels: int | None

@@ -238,6 +238,7 @@ def _manifest(
     return Manifest(
         fingerprint=fingerprint(parts),
         parts=parts,
+        model=_place(options.model, settings.output),
         has_images=processor.has_images,
         image_root=os.path.relpath(options.image_root, settings.output.resolve()),
         image_min_pixels=options.budget.min_pixels,
@@ -248,6 +249,11 @@ def _manifest(
         inputs=tuple(inputs),
         splits={name: _split(name, so_far) for name, so_far in splits.items()},
     )
+
+
+def _place(model: str, output: Path) -> str:
+    """Where a model folder is, seen from the cache, so that both can move together; a hub id as it is."""
+    return os.path.relpath(os.path.realpath(model), output.resolve()) if os.path.isdir(model) else model
 
 
 def _split(name: str, so_far: SplitSoFar) -> Split:

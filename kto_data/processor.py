@@ -59,7 +59,7 @@ class Processor:
         self._run: Run | None = None  # known once a first image is
         special = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
         # The longest first: of two that begin alike, the tokenizer takes the longer one.
-        self._special_tokens = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self.special_tokens = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
     @property
     def image_token(self) -> str:
@@ -86,7 +86,7 @@ class Processor:
             for part in message.parts()
             if part.type == "text"
         )
-        found = ((index, token) for index, text in texts for token in self._special_tokens.findall(text))
+        found = ((index, token) for index, text in texts for token in self.special_tokens.findall(text))
         return list(dict.fromkeys(found))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -113,6 +113,10 @@ class Processor:
         encoded = self.tokenizer(list(texts), add_special_tokens=False, padding=False, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included and no space mended."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     # -- images -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from kto_data.encode import Encoded, ImageRef
+from kto_data.errors import CacheError
 from kto_data.manifest import Shard
 from kto_data.writing import write_whole
 
@@ -87,6 +88,25 @@ def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
     content = sink.getvalue().to_pybytes()
     write_whole(folder / name, content)
     return Shard(path=name, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def read_rows(path: Path, start: int = 0) -> Iterator[CachedRow]:
+    """The rows of a shard from the one at `start` on. Raises `CacheError` where the file is missing or spoilt."""
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                if start < batch.num_rows:
+                    yield from map(_to_row, batch.slice(start).to_pylist())
+                start = max(0, start - batch.num_rows)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CacheError(f"cannot read {path}: {error}", hint="run `ktodata preprocess` again") from None
+
+
+def _to_row(columns: dict[str, Any]) -> CachedRow:
+    images = tuple(ImageRef(**image) for image in columns["images"])
+    encoded = Encoded(columns["prompt_ids"], columns["completion_ids"], images, num_cut=0)
+    source = columns["source"]
+    return CachedRow(encoded, columns["label"], source["file"], source["line"], columns["id"])
 
 
 def read_images(path: Path) -> list[ImageRef]:

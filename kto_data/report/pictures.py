@@ -51,7 +51,7 @@ def take_pictures(
         if found is None or (finding.code, found.tried) in seen or len(pictures) >= MOST_PICTURES:
             continue
         seen.add((finding.code, found.tried))
-        picture = _data_uri(found)
+        picture = data_uri(found)
         if picture:
             pictures[(where.path, where.line, where.pointer)] = picture
     return pictures
@@ -86,7 +86,7 @@ def _image_of(checked: CheckedLine, pointer: str) -> ImageProbe | None:
     return first
 
 
-def _data_uri(found: ImageProbe) -> str:
+def data_uri(found: ImageProbe) -> str:
     """The picture, or nothing where the image cannot be shown: what is wrong with it its findings say."""
     if found.status is not ProbeStatus.OK or found.header is None or storage.is_url(found.tried):
         return ""
