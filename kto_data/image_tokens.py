@@ -23,7 +23,7 @@ _LEAST_SIDE, _MOST_RATIO = 8, 100
 them, though they can count their tokens."""
 _NUM_GRID_NUMBERS = 3  # tiles, rows, columns
 _PROBE_TEXT = "What is in this picture?"
-_NOT_BY_TRL = "its prompts and completions cannot be put together from texts, so TRL cannot train it; use another model"
+_NOT_BY_TRL = "another model: TRL tokenizes prompt and completion each alone, and cannot train this one"
 _BLANK_OPTIONS = {"do_rescale": False, "do_normalize": False}
 """What is left out for blank images: arithmetic on the values of pixels, which decides no token."""
 
@@ -110,12 +110,12 @@ class SizeCounting:
         except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{self._name} does not say what it makes of an image: {first_line(error)}",
-                hint="images of this model cannot be preprocessed; text models and other image models can",
+                hint="another model, or rows without images and a text model",
             ) from None
         if not is_told:
             raise ModelError(
                 f"{self._name} makes something else of another picture of the same size",
-                hint="tokens of its images cannot be known from their sizes; those of other image models can",
+                hint="another model: the tokens of this one's images cannot be known from their sizes",
             )
 
     def _check_texts(self) -> None:
@@ -150,7 +150,7 @@ class SizeCounting:
         if together != [self._from_blanks([size] * len(_PROBES))[0] for size in _PROBES]:
             raise ModelError(
                 f"{self._name} gives an image other tokens beside other images",
-                hint="tokens of its images cannot be known from their sizes: use data with one image a row",
+                hint="data with one image a row: tokens of several cannot be known from their sizes",
             )
         return True
 

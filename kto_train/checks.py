@@ -95,7 +95,7 @@ def check_backbone(model: Any) -> None:
     if whole.base_model is whole:
         raise ModelError(
             f"{type(whole).__name__} has no part without its language head, and TRL cannot train it",
-            hint="its data can be validated and preprocessed; train another model",
+            hint="another model",
         )
 
 
