@@ -72,7 +72,7 @@ def check_weights_are_there(model: str) -> None:
     """Raises `ModelError` for a model folder without weights that can be trusted: so far a tokenizer and a processor
     were enough."""
     folder = Path(model)
-    if not folder.is_dir() or any(list(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+    if not folder.is_dir() or weight_files(folder):
         return
     if any(list(folder.glob(pattern)) for pattern in _PICKLES):
         raise ModelError(
@@ -80,6 +80,11 @@ def check_weights_are_there(model: str) -> None:
             hint="where you trust them, save them anew: `save_pretrained` of transformers writes model.safetensors",
         )
     raise ModelError(f"{model} has no weights", hint="a folder with model.safetensors, or a hub id")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model folder that hold its weights, or say which do."""
+    return sorted(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
 
 
 def check_cache_and_model(manifest: Manifest, processor: Processor) -> None:

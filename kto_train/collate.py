@@ -151,11 +151,11 @@ class _Pixels:
             return self.files.load(ref)
         except FileNotFoundError:
             raise InputError(
-                f"{_name(row)}: the image {self.files.path(ref)} is not there", hint=self.files.hint
+                f"{source_of(row)}: the image {self.files.path(ref)} is not there", hint=self.files.hint
             ) from None
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(
-                f"{_name(row)}: the image {self.files.path(ref)} cannot be read: {error}", hint=self.files.hint
+                f"{source_of(row)}: the image {self.files.path(ref)} cannot be read: {error}", hint=self.files.hint
             ) from None
 
     def _check_counts(self, rows: Sequence[Row], ids: torch.Tensor) -> None:
@@ -164,7 +164,7 @@ class _Pixels:
             if found != cached:
                 paths = ", ".join(ref["path"] for ref in row[IMAGE_REFS])
                 raise CacheError(
-                    f"{_name(row)}: {paths}: {found} image tokens now, and {cached} in the cache",
+                    f"{source_of(row)}: {paths}: {found} image tokens now, and {cached} in the cache",
                     hint="the image or the processor has changed: run `ktodata preprocess` again",
                 )
 
@@ -212,5 +212,6 @@ def _pad_token_id(processor: Processor) -> int:
     return int(found)
 
 
-def _name(row: Row) -> str:
+def source_of(row: Row) -> str:
+    """Where a row of a cache is from, as `file:line`."""
     return f"{row[SOURCE]['file']}:{row[SOURCE]['line']}"

@@ -4,6 +4,7 @@
     image_root: null            seed: 0                   trust_remote_code: false
     weights: auto               # or none, or {desirable: 1.0, undesirable: 1.3}
     reference: cached           # or live
+    group_by_length: true       # rows of like length are trained together
     lora: null                  # or the fields of peft.LoraConfig
     kto: {}                     # any field of trl.KTOConfig, by TRL's name
     resume: null                # or auto, or a checkpoint
@@ -39,7 +40,7 @@ RESERVED_KTO_KEYS: dict[str, str] = {
     "precompute_ref_log_probs": "set `reference: cached` or `reference: live`",
     "precompute_ref_batch_size": "leave it out: reference log-probabilities are computed in the training's own groups",
     "max_length": "leave it out: the cache is already within the --max-length of `ktodata preprocess`",
-    "train_sampling_strategy": "leave it out: KL groups decide the order",
+    "train_sampling_strategy": "leave it out: KL groups decide the order; see `group_by_length` at the top",
     "dataloader_drop_last": "leave it out: KL groups hold every row",
     "remove_unused_columns": "leave it out: the cache has no columns to spare",
     "resume_from_checkpoint": "set `resume` at the top",
@@ -70,6 +71,9 @@ class TrainConfig(_Strict):
     weights: Literal["auto", "none"] | Weights = "auto"
     reference: Literal["cached", "live"] = Field(
         default="cached", description="Reference log-probabilities: computed once and kept, or at every step."
+    )
+    group_by_length: bool = Field(
+        default=True, description="Train rows of like length together: less padding. false: any rows together."
     )
     lora: dict[str, Any] | None = Field(default=None, description="Fields of peft.LoraConfig; null trains all weights.")
     kto: dict[str, Any] = Field(default={}, description="Fields of trl.KTOConfig, by TRL's names.")

@@ -18,12 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from kto_data.pairing import group_sizes, label_shares
 from kto_train.partners import Fitter, arrange, spread_equal_completions
+
+if TYPE_CHECKING:
+    from trl import KTOConfig
 
 _BUCKETS_PER_DOUBLING = 8
 """Rows whose lengths differ by less than about 9 % are alike; the seed decides among them."""
@@ -55,6 +60,8 @@ class Groups:
     smallest: int
     largest: int
     padding_share: float  # of the tokens of all batches, those that are padding
+    random_padding_share: float  # the same, had lengths not been looked at
+    num_ranks: int
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -64,8 +71,17 @@ class Groups:
         return rows
 
     def epoch_order(self, seed: int, epoch: int) -> Ints:
-        """The order in which the groups are trained in `epoch`: whole groups shuffled, alike on every rank."""
-        return np.random.default_rng([seed, epoch]).permutation(len(self))
+        """The order in which the groups are trained in `epoch`: whole groups shuffled, alike on every rank.
+
+        The ranks take the groups in turn. Those that are trained at the same time are neighbours, and so of like
+        length: no rank waits for another.
+        """
+        steps = np.random.default_rng([seed, epoch]).permutation(len(self) // self.num_ranks)
+        return (steps[:, None] * self.num_ranks + np.arange(self.num_ranks)).ravel()
+
+    def fingerprint(self) -> str:
+        """A hash of the rows of all groups and their order."""
+        return xxhash.xxh3_64_hexdigest(self.order.tobytes() + self.bounds.tobytes())
 
 
 class GroupBatchSampler:
@@ -103,34 +119,57 @@ def build_groups(
     num_ranks: int = 1,
     max_length: int | None = None,
     paired: bool = True,
+    by_length: bool = True,
 ) -> Groups:
     """Groups of `rows` for microbatches of `batch_size` on `num_ranks` devices.
 
+    `by_length=False` puts rows together without looking at their lengths: more padding, and nothing else.
     `paired=False` is for a loss without a KL term: partners do not matter, and a group may have a single row.
     Groups have at most `batch_size` rows, unless that would leave a group with a single row: then some have more.
     Raises `ConfigError` where no grouping exists (a batch size under two, or less than two rows a rank).
     """
     sizes = group_sizes(len(rows), batch_size, num_ranks, least=2 if paired else 1)
-    groups = _compose(rows, sizes, seed)
-    if not paired:
-        return _measured(groups, rows, max_length=None)
-    keys, labels = rows.completion_key.tolist(), rows.label.tolist()
-    spread_equal_completions(groups, keys, labels)
-    groups = [arrange(group, keys) for group in groups]
-    if max_length is not None:
-        room, length = (max_length - rows.prompt_length).tolist(), rows.completion_length.tolist()
-        Fitter(groups, keys, labels, room=room, length=length).fit()
-    return _measured(groups, rows, max_length)
+    random = _compose(rows, sizes, seed, by_length=False)
+    groups = _compose(rows, sizes, seed) if by_length else [group.copy() for group in random]
+    if paired:
+        keys, labels = rows.completion_key.tolist(), rows.label.tolist()
+        spread_equal_completions(groups, keys, labels)
+        groups = [arrange(group, keys) for group in groups]
+        if max_length is not None:
+            room, length = (max_length - rows.prompt_length).tolist(), rows.completion_length.tolist()
+            Fitter(groups, keys, labels, room=room, length=length).fit()
+    measured = _Measured(rows, groups, max_length if paired else None)
+    return measured.groups(
+        num_ranks=num_ranks,
+        paired=paired,
+        random_padding_share=_Measured(rows, random, None).padding_share(paired=paired),
+    )
 
 
-def _compose(rows: Rows, sizes: list[int], seed: int) -> list[list[int]]:
+def make_groups(
+    rows: Rows, args: KTOConfig, max_length: int | None, *, batch_size: int | None = None, by_length: bool = True
+) -> Groups:
+    """The groups that `args` asks for; `batch_size` is that of training unless given."""
+    return build_groups(
+        rows,
+        batch_size=args.per_device_train_batch_size if batch_size is None else batch_size,
+        seed=args.seed,
+        num_ranks=args.world_size,
+        max_length=max_length,
+        paired=args.loss_type != "apo_zero_unpaired",
+        by_length=by_length,
+    )
+
+
+def _compose(rows: Rows, sizes: list[int], seed: int, *, by_length: bool = True) -> list[list[int]]:
     """Rows dealt to groups: consecutive rows by length of either label, in the overall proportion of labels."""
-    length = rows.prompt_length + rows.completion_length
-    bucket = (np.log2(np.maximum(length, 1)) * _BUCKETS_PER_DOUBLING).astype(np.int64)
-    shuffled = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-    by_length = shuffled[np.argsort(bucket[shuffled], kind="stable")]
-    desirable = by_length[rows.label[by_length]]
-    undesirable = by_length[~rows.label[by_length]]
+    dealt = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+    if by_length:
+        length = rows.prompt_length + rows.completion_length
+        bucket = (np.log2(np.maximum(length, 1)) * _BUCKETS_PER_DOUBLING).astype(np.int64)
+        dealt = dealt[np.argsort(bucket[dealt], kind="stable")]
+    desirable = dealt[rows.label[dealt]]
+    undesirable = dealt[~rows.label[dealt]]
     bounds = np.concatenate([[0], np.cumsum(sizes)])
     # Desirable rows in the groups up to each bound.
     shares = np.concatenate([[0], np.cumsum(label_shares(len(rows), len(desirable), sizes))]).astype(np.int64)
@@ -143,22 +182,49 @@ def _compose(rows: Rows, sizes: list[int], seed: int) -> list[list[int]]:
     ]
 
 
-def _measured(groups: list[list[int]], rows: Rows, max_length: int | None) -> Groups:
-    order = np.array([row for group in groups for row in group], dtype=np.int64)
-    bounds = np.concatenate([[0], np.cumsum([len(group) for group in groups])]).astype(np.int64)
-    partner = np.array([row for group in groups for row in (group[-1], *group[:-1])], dtype=np.int64)
-    key, length = rows.completion_key, rows.prompt_length + rows.completion_length
-    kl_length = rows.prompt_length[order] + rows.completion_length[partner]
-    sizes = np.diff(bounds)
-    desirable = np.add.reduceat(rows.label[order].astype(np.int64), bounds[:-1])
-    padded = int((np.maximum.reduceat(length[order], bounds[:-1]) * sizes).sum())
-    return Groups(
-        order=order,
-        bounds=bounds,
-        num_self_pairs=int((key[order] == key[partner]).sum()),
-        num_cut=0 if max_length is None else int((kl_length > max_length).sum()),
-        num_one_label=int(((desirable == 0) | (desirable == sizes)).sum()),
-        smallest=int(sizes.min()),
-        largest=int(sizes.max()),
-        padding_share=1 - int(length.sum()) / padded,
-    )
+class _Measured:
+    """What groups are like."""
+
+    def __init__(self, rows: Rows, groups: list[list[int]], max_length: int | None) -> None:
+        self.rows = rows
+        self.order = np.array([row for group in groups for row in group], dtype=np.int64)
+        self.bounds = np.concatenate([[0], np.cumsum([len(group) for group in groups])]).astype(np.int64)
+        self.partner = np.array([row for group in groups for row in (group[-1], *group[:-1])], dtype=np.int64)
+        self.kl_length = rows.prompt_length[self.order] + rows.completion_length[self.partner]
+        self.num_cut = 0
+        if max_length is not None:
+            self.num_cut = int((self.kl_length > max_length).sum())
+            self.kl_length = np.minimum(self.kl_length, max_length)
+
+    def padding_share(self, *, paired: bool) -> float:
+        """Of the tokens of all batches, the KL sequences of `paired` rows among them, those that are padding."""
+        length = (self.rows.prompt_length + self.rows.completion_length)[self.order]
+        batches = [length, self.kl_length] if paired else [length]
+        padded = sum(int((self._of_groups(np.maximum, tokens) * self.sizes).sum()) for tokens in batches)
+        return 1 - int(sum(tokens.sum() for tokens in batches)) / padded
+
+    def groups(self, *, num_ranks: int, paired: bool, random_padding_share: float) -> Groups:
+        """The groups, with what was measured."""
+        key = self.rows.completion_key
+        desirable = self._of_groups(np.add, self.rows.label[self.order].astype(np.int64))
+        return Groups(
+            order=self.order,
+            bounds=self.bounds,
+            num_self_pairs=int((key[self.order] == key[self.partner]).sum()),
+            num_cut=self.num_cut,
+            num_one_label=int(((desirable == 0) | (desirable == self.sizes)).sum()),
+            smallest=int(self.sizes.min()),
+            largest=int(self.sizes.max()),
+            padding_share=self.padding_share(paired=paired),
+            random_padding_share=random_padding_share,
+            num_ranks=num_ranks,
+        )
+
+    @property
+    def sizes(self) -> Ints:
+        """How many rows each group has."""
+        return np.diff(self.bounds)
+
+    def _of_groups(self, operation: np.ufunc, values: Ints) -> Ints:
+        found: Ints = operation.reduceat(values, self.bounds[:-1])
+        return found

@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from kto_data.errors import DivergedError
+from kto_train.checkpoint import last_whole
 from kto_train.columns import REF_KL_LOGPS, REF_LOGPS
-from kto_train.run_record import last_checkpoint
 from kto_train.step_rows import StepRows, told_rows
 
 
@@ -55,7 +55,7 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc]  # transformers has no
         if lost:
             rows, cause = lost, "reference log-probabilities that are not finite"
         likely = cause or "an overflow on these rows, or a learning rate too high"
-        checkpoint = last_checkpoint(self.output)
+        checkpoint, _ = last_whole(self.output)
         left = f"; {checkpoint} is whole" if checkpoint is not None else ""
         return DivergedError(
             f"{when}: the {what} is not finite; {told_rows(rows, dataset)}. Likely: {likely}{left}",

@@ -59,8 +59,9 @@ def read_metrics(output: Path) -> list[Entry]:
 
 
 def cut_after(output: Path, step: int) -> list[Entry]:
-    """Leave out of the file what was logged after `step`, from which a run is gone on with; returns what stays."""
-    kept = [entry for entry in read_metrics(output) if entry["step"] <= step]
+    """Leave out of the file what was logged after `step`, from which a run is gone on with, and what a run that was
+    stopped said at its end; returns what stays."""
+    kept = [entry for entry in read_metrics(output) if entry["step"] <= step and "train_runtime" not in entry]
     write_whole(output / METRICS_NAME, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
     return kept
 

@@ -49,7 +49,8 @@ class Plan:
         yield f"model      {self.config.model}, {'LoRA' if self.config.lora is not None else 'all weights'}"
         yield f"cache      {self.config.cache}: {rows:,} rows, {balance.num_desirable:,} desirable"
         sizes = f"{groups.smallest}" if groups.smallest == groups.largest else f"{groups.smallest} to {groups.largest}"
-        yield f"groups     {len(groups):,} of {sizes} rows, {groups.padding_share:.0%} padding"
+        random = f" ({groups.random_padding_share:.0%} in random groups)" if self.config.group_by_length else ""
+        yield f"groups     {len(groups):,} of {sizes} rows, {groups.padding_share:.0%} padding{random}"
         accumulated = args.gradient_accumulation_steps * args.world_size
         yield f"steps      {self.num_steps:,}, of {accumulated} group{'s' if accumulated > 1 else ''} each"
         b = "undefined" if balance.balance is None else f"{balance.balance:.3g}"
@@ -91,6 +92,7 @@ class Plan:
                 "self_pairs": groups.num_self_pairs,
                 "cut_kl_sequences": groups.num_cut,
                 "padding_share": round(groups.padding_share, 4),
+                "random_padding_share": round(groups.random_padding_share, 4),
             },
             "warnings": list(self.warnings),
         }
@@ -105,7 +107,7 @@ def make_plan(config: TrainConfig) -> Plan:
     with quiet_libraries():
         from kto_data.processor import load_processor
         from kto_train.dataset import TRAIN, load_cache, read_rows
-        from kto_train.trainer import make_groups
+        from kto_train.groups import make_groups
 
         _check_library_fields(config)
         cache = load_cache(config.cache, config.image_root)
@@ -118,7 +120,7 @@ def make_plan(config: TrainConfig) -> Plan:
         balance = checks.chosen_weights(config.weights, num_desirable, len(rows) - num_desirable)
         args = _kto_config(config, balance, has_images=processor.has_images)
         checks.check_trackers(args.report_to)
-        groups = make_groups(rows, args, manifest.max_length)
+        groups = make_groups(rows, args, manifest.max_length, by_length=config.group_by_length)
         num_steps = _num_steps(args, groups)
     if "logging_steps" not in config.kto and num_steps <= _FEW_STEPS:
         args.logging_steps = 1

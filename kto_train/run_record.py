@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from kto_data.errors import ConfigError, InputError
 from kto_data.manifest import differing_parts
+from kto_train.checkpoint import file_hash, flaw, last_whole
+from kto_train.checks import weight_files
 from kto_train.config import TrainConfig
 
 RUN_NAME = "run.json"
 CONFIG_NAME = "train.yaml"
 
-_CHECKPOINT = "checkpoint-"
-_STATE = "trainer_state.json"  # transformers writes it last: a checkpoint with it is whole
 _WITHOUT_EFFECT = (
     "logging_", "save_", "eval_", "do_eval", "report_to", "dataloader_", "push_", "hub_", "run_name", "disable_tqdm",
-    "num_train_epochs", "max_steps", "use_cpu",
+    "per_device_eval_batch_size", "num_train_epochs", "max_steps", "use_cpu",
 )  # fmt: skip
 """How those `KTOConfig` fields begin that do not change a step. A run may be made longer; its schedule changes then."""
 
@@ -49,72 +50,62 @@ def what_matters(
     *,
     cache_fingerprint: str,
     num_ranks: int,
-    weights: tuple[float, float],
+    loss_weights: tuple[float, float],
     image_backend: str | None,
 ) -> dict[str, Any]:
-    """The parts of a run that every step depends on."""
+    """The parts of a run that every step depends on; reads the files of the model's weights."""
     kto = {key: value for key, value in config.kto.items() if not key.startswith(_WITHOUT_EFFECT)}
     return {
         "cache": cache_fingerprint,
         "model": config.model,
+        "weights": weights_identity(config.model),
         "seed": config.seed,
+        "reference": config.reference,
+        "group_by_length": config.group_by_length,
         "lora": config.lora,
-        "desirable weight": weights[0],
-        "undesirable weight": weights[1],
+        "desirable weight": loss_weights[0],
+        "undesirable weight": loss_weights[1],
         "devices": num_ranks,
         "image processor": image_backend,
         **{f"kto.{key}": value for key, value in sorted(kto.items())},
     }
 
 
-def checkpoint_to_resume(config: TrainConfig, matters: dict[str, Any]) -> Path | None:
-    """The checkpoint that `resume` asks for; None where it asks for none, or `auto` finds none.
+def weights_identity(model: str) -> str:
+    """What a model's weights are known by: a hash of their files, or the commit of a model of the hub."""
+    from transformers.utils import cached_file  # loading it takes longer than finding out that torch is missing
 
-    Raises `InputError` where a named checkpoint is not whole, and `ConfigError` where the run that left it had other
-    settings, naming them with both values.
+    folder = Path(model)
+    if not folder.is_dir():
+        return Path(cached_file(model, "config.json")).parent.name  # a snapshot's folder is named after its commit
+    digest = xxhash.xxh3_64()
+    for path in weight_files(folder):
+        digest.update(f"{path.name} {file_hash(path)} ".encode())
+    return digest.hexdigest()
+
+
+def checkpoint_to_resume(config: TrainConfig, matters: dict[str, Any]) -> tuple[Path | None, list[str]]:
+    """The checkpoint that `resume` asks for, and what is wrong with those passed over.
+
+    None where it asks for none, or `auto` finds none. Raises `InputError` where a named checkpoint is not whole, and
+    `ConfigError` where the run that left it had other settings, naming them with both values.
     """
     if config.resume is None:
-        return None
-    output = Path(config.output_dir)
-    checkpoint = last_checkpoint(output) if config.resume == "auto" else Path(config.resume)
-    if checkpoint is None:
-        return None
-    if not is_whole(checkpoint):
-        raise InputError(f"{checkpoint} is not a whole checkpoint", hint="--resume auto finds the last whole one")
+        return None, []
+    passed_over: list[str] = []
+    if config.resume == "auto":
+        checkpoint, passed_over = last_whole(Path(config.output_dir))
+        if checkpoint is None:
+            return None, passed_over
+    else:
+        checkpoint = Path(config.resume)
+        found = flaw(checkpoint)
+        if found:
+            raise InputError(
+                f"{checkpoint} is not a whole checkpoint: {found}", hint="--resume auto finds the last whole one"
+            )
     _check_same(checkpoint.parent / RUN_NAME, matters)
-    return checkpoint
-
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The whole checkpoint with the highest step."""
-    steps = {
-        int(path.name.removeprefix(_CHECKPOINT)): path
-        for path in output.glob(f"{_CHECKPOINT}*")
-        if path.name.removeprefix(_CHECKPOINT).isdigit() and is_whole(path)
-    }
-    return steps[max(steps)] if steps else None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint was written."""
-    try:
-        json.loads((checkpoint / _STATE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def remove_unfinished(output: Path, step: int) -> None:
-    """Remove the checkpoint of `step` unless it is whole: its files take the room that others need."""
-    checkpoint = output / f"{_CHECKPOINT}{step}"
-    if not is_whole(checkpoint):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The number of steps that a whole checkpoint has behind it."""
-    step: int = json.loads((checkpoint / _STATE).read_bytes())["global_step"]
-    return step
+    return checkpoint, passed_over
 
 
 def _check_same(record: Path, matters: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed
 from transformers import TrainerCallback
 
 Say = Callable[[str], None]
@@ -16,12 +18,16 @@ Say = Callable[[str], None]
 class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Ctrl-C and SIGTERM end a training after its step, with a checkpoint; a second one ends it at once.
 
-    Outside of `train` (loading, computing references) they end the program at once, as a KeyboardInterrupt.
+    A signal to one rank stops all of them, after the same step. One that comes after the last step stops nothing: what
+    is left to do is to save the model. Outside of `train` (loading, computing references) signals end the program at
+    once, as a KeyboardInterrupt.
     """
 
     def __init__(self, say: Say) -> None:
         self.say = say
         self.stopped = False
+        """Whether the training ended before its last step; the same on every rank."""
+        self._asked = False
         self._training = False
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
@@ -38,9 +44,9 @@ class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a data worker, which a terminal's Ctrl-C reaches too: the batch at hand is still wanted
-        if self.stopped or not self._training:
+        if self._asked or not self._training:
             raise KeyboardInterrupt
-        self.stopped = True
+        self._asked = True
         self.say(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -48,7 +54,8 @@ class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no
         self._training = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop, if asked to."""
+        """Save and stop, if any rank was asked to."""
+        self.stopped = _any_rank(self._asked, args.device)
         if self.stopped:
             control.should_save = True
             control.should_training_stop = True
@@ -56,3 +63,12 @@ class StopSignals(TrainerCallback):  # type: ignore[misc]  # transformers has no
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Nothing to finish any more."""
         self._training = False
+
+
+def _any_rank(claim: bool, device: torch.device) -> bool:
+    """Whether `claim` holds on any rank; every rank must ask."""
+    if not torch.distributed.is_initialized():
+        return claim
+    found = torch.tensor(int(claim), device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found.item())

@@ -20,9 +20,10 @@ from kto_data.errors import ConfigError, DivergedError, ExitCode, InputError, Kt
 from kto_data.progress import StepBar
 from kto_data.training import NO_KL_LOSS
 from kto_train import checks
+from kto_train.checkpoint import remove_unfinished, step_of
 from kto_train.config import TrainConfig, write_config
 from kto_train.plan import Plan, make_plan, quiet_libraries
-from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, remove_unfinished, step_of, what_matters
+from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, what_matters
 
 if TYPE_CHECKING:
     from kto_train.stopping import StopSignals
@@ -56,7 +57,6 @@ def _nothing(line: str) -> None:
 
 
 def _train(plan: Plan, say: Any) -> int:
-    from kto_train.collate import image_backend
     from kto_train.guard import FiniteGuard
     from kto_train.monitor import Monitor
     from kto_train.step_rows import StepRows
@@ -64,15 +64,8 @@ def _train(plan: Plan, say: Any) -> int:
     from kto_train.watches import Training
 
     config, output, args = plan.config, Path(plan.config.output_dir), plan.args
-    matters = what_matters(
-        config,
-        cache_fingerprint=plan.cache.manifest.fingerprint,
-        num_ranks=args.world_size,
-        weights=(plan.balance.desirable_weight, plan.balance.undesirable_weight),
-        image_backend=image_backend(plan.processor),
-    )
-    checkpoint = checkpoint_to_resume(config, matters)
-    record = RunRecord(matters=matters, about=plan.about())
+    record = RunRecord(matters=_matters(plan) if _is_main_process() else {}, about=plan.about())
+    checkpoint = _checkpoint(plan, record, say)
     rows = StepRows(plan.groups, config.seed, args.gradient_accumulation_steps * args.world_size)
     training = Training(beta=args.beta, has_kl=args.loss_type != NO_KL_LOSS)
     with (
@@ -127,6 +120,31 @@ def _train_and_save(trainer: CachedKTOTrainer, checkpoint: Path | None, signals:
     return "finished" if is_whole else "interrupted"
 
 
+def _matters(plan: Plan) -> dict[str, Any]:
+    from kto_train.collate import image_backend
+
+    return what_matters(
+        plan.config,
+        cache_fingerprint=plan.cache.manifest.fingerprint,
+        num_ranks=plan.args.world_size,
+        loss_weights=(plan.balance.desirable_weight, plan.balance.undesirable_weight),
+        image_backend=image_backend(plan.processor),
+    )
+
+
+def _checkpoint(plan: Plan, record: RunRecord, say: Any) -> Path | None:
+    """What is gone on from. The main process looks through the checkpoints, and tells the others."""
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Path | None] = [None]
+    if _is_main_process():
+        found[0], passed_over = checkpoint_to_resume(plan.config, record.matters)
+        for line in passed_over:
+            say(line)
+    broadcast_object_list(found)
+    return found[0]
+
+
 def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
     from transformers import PrinterCallback
 
@@ -141,6 +159,7 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
             args=plan.args,
             processor=plan.processor,
             groups=plan.groups,
+            group_by_length=config.group_by_length,
             reference_folder=beside if os.access(config.cache, os.W_OK) else Path(config.output_dir) / "reference",
             peft_config=_peft_config(config),
             callbacks=callbacks,

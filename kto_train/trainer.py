@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import is_peft_model
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import KTOConfig, KTOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
@@ -27,8 +26,9 @@ from kto_data.balance import admissible_weights
 from kto_data.processor import Processor, load_processor
 from kto_data.training import balance_warning
 from kto_train import reference
+from kto_train.checkpoint import seal
 from kto_train.checks import check_backbone
-from kto_train.collate import CachedCollator, image_backend
+from kto_train.collate import CachedCollator, image_backend, source_of
 from kto_train.columns import (
     KL_PREFIX,
     REF_LOGPS,
@@ -37,15 +37,12 @@ from kto_train.columns import (
     TOKEN_TYPE_KEYS,
 )
 from kto_train.dataset import EVAL, TRAIN, Cache, read_rows
-from kto_train.groups import GroupBatchSampler, Groups, Rows, build_groups
+from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups
 from kto_train.reference import ReferenceStore
+from kto_train.reference_pass import ReferencePass, Tensors
+from kto_train.window import restore_window, save_window
 
 logger = logging.getLogger("kto_train")
-
-_TELL_EVERY = 10.0
-"""Seconds between two lines of progress."""
-
-Tensors = dict[str, torch.Tensor]
 
 
 class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
@@ -54,11 +51,13 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
     `cache` comes from `load_cache`; its `train` split is trained, and its `eval` split is evaluated where `args` asks
     for evaluation. `args.precompute_ref_log_probs` works for images too: the values are kept under `reference_folder`
     (default: beside the cache). `args.max_length` has no effect: the cache is within its own. `groups` are made from
-    the cache unless given. Everything else is as in `KTOTrainer`; `options` are its remaining arguments.
+    the cache unless given: of rows of like length, or with `group_by_length=False` of any. Everything else is as in
+    `KTOTrainer`; `options` are its remaining arguments.
     """
 
     _signature_columns: list[str] | None  # transformers fills it when it first needs it
     calculate_KL: bool  # whether the loss has a KL term
+    resumed_from: Path | None = None
 
     def __init__(
         self,
@@ -68,6 +67,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         args: KTOConfig,
         processor: Processor | None = None,
         groups: Groups | None = None,
+        group_by_length: bool = True,
         reference_folder: Path | None = None,
         **options: Any,
     ) -> None:
@@ -77,9 +77,10 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             processor = load_processor(name, trust_remote_code=args.trust_remote_code)
         if groups is None:
             rows = read_rows(cache[TRAIN])
-            groups = make_groups(rows, args, cache.manifest.max_length)
+            groups = make_groups(rows, args, cache.manifest.max_length, by_length=group_by_length)
             _warn_of_balance(rows, args)
         self.train_groups = groups
+        self._group_by_length = group_by_length
         self._image_backend = image_backend(processor)
         self._eval_groups: Groups | None = None
         self._train_sampler: GroupBatchSampler | None = None
@@ -101,7 +102,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             **options,
         )
         check_backbone(self.model)
-        self.add_callback(_EpochToGroups(self))
+        self.add_callback(_Progress(self))
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +145,11 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             return self.train_groups
         if self._eval_groups is None or len(self._eval_groups.order) != len(dataset):
             self._eval_groups = make_groups(
-                read_rows(dataset), self.args, self.cache.manifest.max_length, batch_size=self.args.eval_batch_size
+                read_rows(dataset),
+                self.args,
+                self.cache.manifest.max_length,
+                batch_size=self.args.eval_batch_size,
+                by_length=self._group_by_length,
             )
         return self._eval_groups
 
@@ -165,25 +170,43 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             return dataset
         groups = self._groups_of(dataset, name)
         parts = self._reference_parts(name, groups)
+        entry = self._store.entry(parts)
         stored = self._store.find(parts)
         if stored is not None:
-            logger.warning("reference log-probabilities of %s: reused from %s", name, self._store.entry(parts))
+            logger.warning("reference log-probabilities of %s: reused from %s", name, entry)
             return concatenate_datasets([dataset, stored], axis=1)
         stale = self._store.stale(parts)
         logger.warning(
             "reference log-probabilities of %s: computing %s rows%s",
             name,
             f"{len(dataset):,}",
-            f" (those stored are of other {', '.join(stale)})" if stale else "",
+            f" (those stored are {'of other ' + ', '.join(stale) if stale else 'damaged'})"
+            if stale or entry.exists()
+            else "",
         )
-        found = reference.compute(
-            self._own_batches(dataset, groups), lambda b: self.compute_ref_log_probs(self.model, b)
-        )
-        everywhere = gather_object(found)
-        if self.accelerator.is_main_process:
-            self._store.save(parts, reference.as_columns(everywhere))
-        self.accelerator.wait_for_everyone()
+        self._compute_reference(dataset, name, groups, parts)
         return concatenate_datasets([dataset, self._store.find(parts)], axis=1)
+
+    def _compute_reference(self, dataset: Dataset, name: str, groups: Groups, parts: reference.Parts) -> None:
+        unfinished = self._store.unfinished(parts)
+        was_training = self.model.training
+        self.model.eval()
+        values = ReferencePass(
+            groups=groups,
+            unfinished=unfinished,
+            title=f"reference log-probabilities of {name}",
+            batches=lambda own: self._unprepared_batches(dataset, own),
+            log_probs=lambda batch: self.compute_ref_log_probs(self.model, batch),
+            where=lambda row: source_of(dataset[row]),
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+        ).run()
+        self.model.train(was_training)
+        if self.accelerator.is_local_main_process:  # once a machine: they need not share a disk
+            self._store.save(parts, reference.as_columns(values, len(dataset), with_kl=self.calculate_KL))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_local_main_process:
+            unfinished.remove()
 
     def _reference_parts(self, name: str, groups: Groups) -> reference.Parts:
         return {
@@ -193,6 +216,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             "batch size": groups.largest,
             "seed": self.args.seed,
             "devices": self.args.world_size,
+            "groups": groups.fingerprint(),
             "dtype": f"{self.model.dtype} {self.accelerator.mixed_precision}",
             "loss": "with KL" if self.calculate_KL else "without KL",
             "padding": self.args.pad_to_multiple_of,
@@ -200,24 +224,15 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             **{name: version(name) for name in ("torch", "transformers")},
         }
 
-    def _own_batches(self, dataset: Dataset, groups: Groups) -> Iterator[tuple[list[int], Tensors]]:
-        """(rows, tensors) of the groups that are this rank's."""
-        own = [groups[g] for g in range(self.args.process_index, len(groups), self.args.world_size)]
-        loader = DataLoader(
+    def _unprepared_batches(self, dataset: Dataset, batches: list[list[int]]) -> DataLoader[Any]:
+        return DataLoader(
             dataset,
-            batch_sampler=own,
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            # Its own: drawing a seed from the global one would make a run that computes differ from one that reuses.
+            generator=torch.Generator(),
         )
-        was_training = self.model.training
-        self.model.eval()
-        last_told = time.monotonic()
-        for done, (rows, batch) in enumerate(zip(own, loader, strict=True), start=1):
-            yield rows, batch
-            if time.monotonic() - last_told > _TELL_EVERY:
-                last_told = time.monotonic()
-                logger.info("reference log-probabilities: %d of %d groups", done, len(own))
-        self.model.train(was_training)
 
     def compute_ref_log_probs(self, model: Any, inputs: Tensors) -> tuple[torch.Tensor, torch.Tensor | None]:
         """TRL's own KL forward, twice: TRL's version of this passes no pixels to the model.
@@ -250,7 +265,22 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         )
         return adapter
 
-    # -- resume -------------------------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Sealed when all of it is there, and only then older ones make room: one of them is always whole."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        folder = Path(self._get_output_dir(trial))
+        saved = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        save_window(self, saved)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(saved, self.state.global_step)
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Weights through `from_pretrained`, strictly.
@@ -273,27 +303,30 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             logger.warning("warning: the model card could not be written: %s", error)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Where a resumed run learns from where, whatever shards its weights."""
+        self.resumed_from = None if checkpoint is None else Path(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
-class _EpochToGroups(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Tells the trainer which epoch begins."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The mean loss at the end is that of all steps, those before resuming too."""
+        if "train_loss" in logs:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Tells the trainer where a training stands: what was added up before resuming, and which epoch begins."""
 
     def __init__(self, trainer: CachedKTOTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.resumed_from is not None:
+            restore_window(self.trainer, self.trainer.resumed_from)
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.set_epoch(int(state.epoch or 0))
-
-
-def make_groups(rows: Rows, args: KTOConfig, max_length: int | None, *, batch_size: int | None = None) -> Groups:
-    """The groups that `args` asks for; `batch_size` is that of training unless given."""
-    return build_groups(
-        rows,
-        batch_size=args.per_device_train_batch_size if batch_size is None else batch_size,
-        seed=args.seed,
-        num_ranks=args.world_size,
-        max_length=max_length,
-        paired=args.loss_type != "apo_zero_unpaired",
-    )
 
 
 def _warn_of_balance(rows: Rows, args: KTOConfig) -> None:

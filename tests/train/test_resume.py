@@ -1,72 +1,88 @@
-"""A run that is stopped and gone on with ends, bit for bit, where an unbroken one ends."""
+"""A run that is gone on with from a checkpoint ends, bit for bit, where the unbroken one ends, and logs the same."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from peft import LoraConfig
-from test_loss_equality import make_args
-from transformers import TrainerCallback
+from test_loss_equality import TRAINED, make_args
+from tiny_models import IMAGE_FAMILIES
 
 from kto_train import Cache, CachedKTOTrainer, load_cache
 
 pytestmark = pytest.mark.slow
 
-
-class StopAfter(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if state.global_step == self.step:
-            control.should_save = control.should_training_stop = True
+TIMES = ("_runtime", "_per_second")
 
 
-def run(model: Path, cache: Cache, folder: Path, *, lora: bool, stop: int | None, resume: Path | None = None):  # type: ignore[no-untyped-def]
-    args = make_args(
-        folder,
-        num_train_epochs=2,
-        learning_rate=1e-3,
-        per_device_train_batch_size=3,
-        precompute_ref_log_probs=True,
-    )
+def drawn_cache(family: str, model: Path, root: Path, num_rows: int) -> Cache:
+    records = image_records(root, num_rows) if family in IMAGE_FAMILIES else text_records(num_rows)
+    return load_cache(make_cache(root, model, records))
+
+
+def trained(
+    model: Path, cache: Cache, folder: Path, *, lora: bool, resume: Path | None = None, **settings: Any
+) -> CachedKTOTrainer:
+    settings = {
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 3,
+        "precompute_ref_log_probs": True,
+        "save_strategy": "steps",
+        **settings,
+    }
     trainer = CachedKTOTrainer(
         str(model),
         cache=cache,
-        args=args,
+        args=make_args(folder, **settings),
         peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1) if lora else None,
-        callbacks=[StopAfter(stop)] if stop else [],
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    return losses, trainer.model.state_dict()
+    return trainer
+
+
+def metrics(trainer: CachedKTOTrainer) -> list[dict[str, Any]]:
+    return [{key: log[key] for key in log if not key.endswith(TIMES)} for log in trainer.state.log_history]
+
+
+def assert_same_run(found: CachedKTOTrainer, expected: CachedKTOTrainer) -> None:
+    assert metrics(found) == metrics(expected)
+    weights, expected_weights = found.model.state_dict(), expected.model.state_dict()
+    assert weights.keys() == expected_weights.keys()
+    assert [name for name, value in expected_weights.items() if not torch.equal(value, weights[name])] == []
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("family", TRAINED)
+def test_a_resumed_run_of_every_family_ends_where_an_unbroken_one_does(
+    family: str, lora: bool, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model, cache = tiny_model(family), drawn_cache(family, tiny_model(family), tmp_path, 6)
+    whole = trained(model, cache, tmp_path / "whole", lora=lora, save_steps=1)
+    resume = tmp_path / "whole" / "checkpoint-1"
+    assert_same_run(trained(model, cache, tmp_path / "resumed", lora=lora, save_steps=1, resume=resume), whole)
 
 
 @pytest.mark.parametrize(
-    ("family", "lora"),
-    [("llava", False), ("gemma3", False), ("qwen2_5_vl", False), ("text", False), ("llava", True)],
-    ids=["llava", "gemma3", "qwen2_5_vl", "text", "llava-lora"],
+    ("step", "settings"),
+    [
+        (4, {}),
+        (5, {"dataloader_num_workers": 1}),
+        (3, {"gradient_accumulation_steps": 2}),
+        (5, {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}),
+    ],
+    ids=["between epochs", "with workers", "with accumulation", "with evaluation"],
 )
-@pytest.mark.parametrize("stop", [5])  # in the second epoch of four steps each
-def test_a_resumed_run_ends_where_an_unbroken_one_does(
-    family: str, lora: bool, stop: int, tiny_model: TinyModel, tmp_path: Path
+def test_what_was_added_up_between_two_logs_is_gone_on_with(
+    step: int, settings: dict[str, Any], tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    records = text_records(12) if family == "text" else image_records(tmp_path, 12)
-    cache = load_cache(make_cache(tmp_path, tiny_model(family), records))
-    losses, weights = run(tiny_model(family), cache, tmp_path / "whole", lora=lora, stop=None)
-    run(tiny_model(family), cache, tmp_path / "broken", lora=lora, stop=stop)
-    resumed_losses, resumed_weights = run(
-        tiny_model(family),
-        cache,
-        tmp_path / "broken",
-        lora=lora,
-        stop=None,
-        resume=tmp_path / "broken" / f"checkpoint-{stop}",
-    )
-    assert resumed_losses == losses
-    assert resumed_weights.keys() == weights.keys()
-    assert [name for name, value in weights.items() if not torch.equal(value, resumed_weights[name])] == []
+    model = tiny_model("text")
+    cache = load_cache(make_cache(tmp_path, model, text_records(12), text_records(4, first=50)))
+    settings = {"num_train_epochs": 2, "logging_steps": 3, "save_steps": step, **settings}
+    whole = trained(model, cache, tmp_path / "whole", lora=True, **settings)
+    resume = tmp_path / "whole" / f"checkpoint-{step}"
+    assert_same_run(trained(model, cache, tmp_path / "resumed", lora=True, resume=resume, **settings), whole)

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from kto_data.cli import main
 from kto_data.errors import ExitCode, InputError
-from kto_train import run_record
 from kto_train.config import TrainConfig
 from kto_train.monitor import read_metrics
 from kto_train.train import run
@@ -34,6 +33,14 @@ def make_config(cache: Path, model: Path, output: Path, **overrides: Any) -> Tra
     kto = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "dataloader_num_workers": 0, "max_steps": 4}
     kto |= overrides.pop("kto", {})
     return TrainConfig(cache=str(cache), model=str(model), output_dir=str(output), kto=kto, **overrides)
+
+
+TIMES = ("_runtime", "_per_second", "data_wait_share", "warnings")
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """What was logged, all but what the time of day decides."""
+    return [{key: entry[key] for key in entry if not key.endswith(TIMES)} for entry in read_metrics(output)]
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_mo
     assert said == [
         f"model      {config.model}, all weights",
         f"cache      {config.cache}: 12 rows, 8 desirable",
-        "groups     3 of 4 rows, 9% padding",
+        "groups     3 of 4 rows, 11% padding (18% in random groups)",
         "steps      9, of 1 group each",
         "weights    desirable 1, undesirable 1.5: b = 1.33",
         "reference  cached",
@@ -105,7 +112,7 @@ def test_an_interrupted_run_is_saved_and_gone_on_with(
     assert main(["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", "auto"]) == ExitCode.OK
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
     assert [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])] == []
-    assert [entry["step"] for entry in read_metrics(tmp_path / "run") if "loss" in entry] == [1, 2, 3, 4]
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 def test_a_run_is_not_gone_on_with_under_other_settings(
@@ -118,14 +125,6 @@ def test_a_run_is_not_gone_on_with_under_other_settings(
     said = capsys.readouterr().err
     assert "kto.per_device_train_batch_size was 4 and is 2" in said
     assert "kto.beta was None and is 0.2" in said
-
-
-def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
-    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_st'), (30, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert run_record.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_an_adapter_is_trained_and_saved_alone_and_loads(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kto_train.checkpoint import flaw, last_whole, seal, step_of
+
+
+def make_checkpoint(output: Path, step: int) -> Path:
+    folder = output / f"checkpoint-{step}"
+    (folder / "shards").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "shards" / "0.bin").write_bytes(b"optimizer")
+    seal(folder, step)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: None, ""),
+        (lambda folder: (folder / "checkpoint.json").unlink(), "it has no checkpoint.json: it was not finished"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "its checkpoint.json cannot be read"),
+        (lambda folder: (folder / "shards" / "0.bin").unlink(), "its shards/0.bin is missing"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"wei"), "its model.safetensors has 3 bytes of 7"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"weighty"),
+            "its model.safetensors has other bytes than when it was saved",
+        ),
+    ],
+    ids=["whole", "no list", "list cut short", "missing file", "file cut short", "file changed"],
+)
+def test_what_is_wrong_with_a_checkpoint_is_named(damage: Callable[[Path], object], told: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, 2)
+    damage(folder)
+    assert flaw(folder) == told
+
+
+def test_the_last_whole_checkpoint_is_found_and_those_passed_over_are_named(tmp_path: Path) -> None:
+    for step in (2, 10, 30):
+        make_checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-30" / "checkpoint.json").unlink()
+    (tmp_path / "checkpoint-best").mkdir()
+    found, passed_over = last_whole(tmp_path)
+    assert found == tmp_path / "checkpoint-10"
+    assert step_of(found) == 10
+    assert passed_over == [f"{tmp_path}/checkpoint-30 is passed over: it has no checkpoint.json: it was not finished"]
+
+
+def test_without_a_checkpoint_none_is_found(tmp_path: Path) -> None:
+    assert last_whole(tmp_path / "none") == (None, [])
