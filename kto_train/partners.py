@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import combinations, islice, permutations
 
 from kto_data.pairing import fewest_self_pairs
 
@@ -18,6 +19,10 @@ _TAKERS_TRIED = 32
 """How many groups to either side are asked, of those known to be able to take a row."""
 _FIT_WINDOW = 16
 """How many groups to either side are asked for a row under which a KL sequence fits."""
+_FEW_ROWS, _FEW_GROUPS = 5, 64
+"""Up to this many rows, every order of a group is tried; of so few groups, any two near ones are also dealt anew."""
+_MOST_PAIRS = 20_000
+"""How many pairs of groups are tried for an exchange: in data that is cut everywhere, no search would end."""
 
 
 def min_self_pairs(keys: Sequence[int], sizes: Sequence[int]) -> int:
@@ -205,11 +210,23 @@ class Fitter:
         for g in range(len(self.groups)):
             if self.cost(self.groups[g])[1]:
                 self.groups[g] = self.reorder(self.groups[g])
-        for g in range(len(self.groups)):
-            for distance in range(1, min(_FIT_WINDOW, len(self.groups))):
-                for h in (g - distance, g + distance):
-                    if 0 <= h < len(self.groups) and self.cost(self.groups[g])[1]:
-                        self._exchange(g, h)
+        pairs = islice(self._near_pairs(), _MOST_PAIRS)
+        for g, h, same_label in pairs:
+            while self.cost(self.groups[g])[1] and self._exchange(g, h, same_label):
+                pass
+        if len(self.groups) <= _FEW_GROUPS:
+            for g, h, _ in self._near_pairs():
+                if len(self.groups[g]) + len(self.groups[h]) <= 2 * _FEW_ROWS:
+                    self._deal_anew(g, h)
+
+    def _near_pairs(self) -> Iterator[tuple[int, int, bool]]:
+        """(group with a cut, near group, whether labels must stay as they are), as long as there are cuts."""
+        for same_label in (True, False):
+            for g in range(len(self.groups)):
+                for h in _outwards(g, len(self.groups), _FIT_WINDOW):
+                    if not self.cost(self.groups[g])[1]:
+                        break
+                    yield g, h, same_label
 
     def cost(self, group: list[int]) -> tuple[int, int]:
         """(self-pairs, cut KL sequences) of a group in this order."""
@@ -221,7 +238,9 @@ class Fitter:
         return self_pairs, cuts
 
     def reorder(self, group: list[int]) -> list[int]:
-        """The best order that exchanging two places at a time leads to."""
+        """The best order; of a large group, the best one that exchanging two places at a time leads to."""
+        if len(group) <= _FEW_ROWS:
+            return min(([group[0], *rest] for rest in permutations(group[1:])), key=self.cost)
         best, best_cost = group, self.cost(group)
         improved = True
         while improved and best_cost[1]:
@@ -235,19 +254,32 @@ class Fitter:
                         best, best_cost, improved = candidate, cost, True
         return best
 
-    def _exchange(self, g: int, h: int) -> None:
+    def _exchange(self, g: int, h: int, same_label: bool) -> bool:
         mine, other = self.groups[g], self.groups[h]
         before = _plus(self.cost(mine), self.cost(other))
         for i, row in enumerate(mine):
             for j, candidate in enumerate(other):
-                if self.label[row] != self.label[candidate]:
+                if same_label and self.label[row] != self.label[candidate]:
                     continue
                 new_mine = self.reorder([*mine[:i], candidate, *mine[i + 1 :]])
                 new_other = self.reorder([*other[:j], row, *other[j + 1 :]])
                 after = _plus(self.cost(new_mine), self.cost(new_other))
                 if after[0] <= before[0] and after[1] < before[1]:
                     self.groups[g], self.groups[h] = new_mine, new_other
-                    return
+                    return True
+        return False
+
+
+    def _deal_anew(self, g: int, h: int) -> None:
+        """The rows of both groups dealt in every way."""
+        rows = [*self.groups[g], *self.groups[h]]
+        best = _plus(self.cost(self.groups[g]), self.cost(self.groups[h]))
+        for mine in combinations(rows, len(self.groups[g])):
+            groups = self.reorder(list(mine)), self.reorder([row for row in rows if row not in mine])
+            cost = _plus(*map(self.cost, groups))
+            if cost < best:
+                best = cost
+                self.groups[g], self.groups[h] = groups
 
 
 def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ def save_window(trainer: KTOTrainer, checkpoint: Path) -> None:
         "loss_before": trainer._total_loss_scalar,
         "first_step": trainer._globalstep_last_logged,
         "metrics": trainer._metrics["train"],
-        "tokens": trainer._total_train_tokens,
+        "tokens": vars(trainer).get("_total_train_tokens", 0),  # older TRL counts none
     }
     _file(trainer, checkpoint).write_text(json.dumps(sums), encoding="utf-8")
 
