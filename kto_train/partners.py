@@ -269,7 +269,6 @@ class Fitter:
                     return True
         return False
 
-
     def _deal_anew(self, g: int, h: int) -> None:
         """The rows of both groups dealt in every way."""
         rows = [*self.groups[g], *self.groups[h]]
