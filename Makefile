@@ -76,6 +76,7 @@ bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.collate
 
 # Needs more than `make install`: the group `fuzz` has no wheel for every platform. A find stays in fuzz-out/ and stops
 # its target; whatever was found before, the next target is run.
