@@ -27,6 +27,7 @@ from kto_data.errors import InputError
 from kto_data.image import (
     DECODE_ERRORS,
     as_pixels,
+    holds_our_pixels,
     is_larger,
     load_for_training,
     num_bytes_as_pixels,
@@ -118,14 +119,14 @@ class Packer:
         return len(content), True
 
     def _whole_at(self, path: Path, ref: ImageRef) -> int:
-        """The length of the packed file where it is there and has the length that it must have, else 0."""
+        """The length of the packed file where it is there, of the right length and of our making, else 0."""
         try:
             found = os.stat(path).st_size
-            as_copy = os.stat(os.path.join(self._root, ref.path)).st_size
+            if self._packing == "resized" and found == num_bytes_as_pixels((ref.width, ref.height)):
+                return found if holds_our_pixels(os.fspath(path)) else 0
+            return found if found == os.stat(os.path.join(self._root, ref.path)).st_size else 0
         except OSError:
             return 0
-        is_scaled = self._packing == "resized" and found == num_bytes_as_pixels((ref.width, ref.height))
-        return found if is_scaled or found == as_copy else 0
 
     def _content(self, ref: ImageRef) -> bytes:
         path = os.path.join(self._root, ref.path)

@@ -20,7 +20,7 @@ from kto_data.image.pixels import (
 )
 from kto_data.image.probing import END_MARKERS, END_WINDOW, ImageCheck, ImageProbe, ProbeStatus, probe
 from kto_data.image.reading import read_image
-from kto_data.image.scaled import as_pixels, from_pixels, num_bytes_as_pixels
+from kto_data.image.scaled import as_pixels, from_pixels, holds_our_pixels, num_bytes_as_pixels
 
 __all__ = [
     "BOMB_PIXELS",
@@ -38,6 +38,7 @@ __all__ = [
     "as_pixels",
     "blank",
     "from_pixels",
+    "holds_our_pixels",
     "is_larger",
     "load_for_training",
     "load_upright",

@@ -133,6 +133,17 @@ def test_packed_files_that_are_missing_or_cut_are_made_again(run: Run, cache: Pa
     assert files_of(cache) == before
 
 
+def test_pixels_that_another_version_has_scaled_are_scaled_again(run: Run, cache: Path) -> None:
+    assert run(*SCALED) == 0
+    before = files_of(cache)
+    pixels = [path for path in (cache / "images").glob("*/*") if b", Pillow " in path.read_bytes()[:200]]
+    assert len(pixels) == 2
+    for path in pixels:
+        path.write_bytes(path.read_bytes().replace(b"ktodata 0", b"ktodata 9", 1))
+    assert run(*SCALED) == 0
+    assert files_of(cache) == before
+
+
 def test_the_number_of_jobs_changes_no_byte(run: Run, tmp_path: Path) -> None:
     made = []
     for jobs in ("1", "2"):
