@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from caches import make_cache, text_records
+from caches import make_cache, sentence, text_records
 from conftest import TinyModel, make_image
 from safetensors.torch import load_file, save_file
 from test_train_cli import make_config
@@ -31,10 +31,12 @@ pytestmark = pytest.mark.slow
 NO_WARMUP = {"lr_scheduler_type": "constant"}
 
 
-def trained(cache: Path, model: Path, *, reference: str = "cached", **kto: Any) -> tuple[list[str], list[str]]:
+def trained(
+    cache: Path, model: Path, *, reference: str = "cached", seed: int = 0, **kto: Any
+) -> tuple[list[str], list[str]]:
     """(names of the warnings, all that was said) of a run beside the cache."""
     said: list[str] = []
-    config = make_config(cache, model, cache.parent / "run", kto=NO_WARMUP | kto, reference=reference)
+    config = make_config(cache, model, cache.parent / "run", kto=NO_WARMUP | kto, reference=reference, seed=seed)
     assert run(config, dry_run=False, say=said.append) == ExitCode.OK
     seen = [name for entry in read_metrics(cache.parent / "run") for name in entry.get("warnings", ())]
     return list(dict.fromkeys(seen)), said
@@ -60,6 +62,26 @@ def test_kl_at_zero_and_a_collapse_are_seen_where_all_is_pushed_down(tiny_model:
 def test_a_rising_kl_is_seen_where_all_is_pushed_up(tiny_model: TinyModel, tmp_path: Path) -> None:
     cache = make_cache(tmp_path, tiny_model("text"), with_label(True))
     assert "kl-rising" in trained(cache, tiny_model("text"), learning_rate=1e-2, max_steps=28)[0]
+
+
+def test_a_batch_unlike_all_others_is_seen_and_its_rows_named(tiny_model: TinyModel, tmp_path: Path) -> None:
+    records = text_records(50)
+    for i, record in enumerate(records[:2]):
+        record["messages"][1]["content"] = " ".join(map(sentence, range(80 * i, 80 * i + 80)))
+    cache = make_cache(tmp_path, tiny_model("text"), records)
+    rows = read_rows(load_cache(cache)["train"])
+    last = 25  # the last step of the epoch, which is to have both long rows
+    orders = (
+        (seed, StepRows(build_groups(rows, batch_size=2, seed=seed), seed, 1).of(last, last)) for seed in range(500)
+    )
+    seed, of_step = next((seed, found) for seed, found in orders if set(found) == {0, 1})
+    kto = {"learning_rate": 1e-6, "max_steps": last, "per_device_train_batch_size": 2}
+    names, said = trained(cache, tiny_model("text"), seed=seed, **kto)
+    assert names == ["spike"]
+    (warning,) = [line for line in said if "jumped to" in line]
+    told = ", ".join(f"{row} (train.jsonl:{row + 1})" for row in of_step)
+    assert warning.startswith(f"warning: step {last}: the gradient norm jumped to ")
+    assert warning.endswith(f"Of step {last}: rows {told} (ktodata inspect {cache} --row {of_step[0]})")
 
 
 def test_completions_without_tokens_are_seen(tiny_model: TinyModel, tmp_path: Path) -> None:
