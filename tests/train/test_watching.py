@@ -19,10 +19,10 @@ from test_train_cli import make_config
 from kto_data.cli import main
 from kto_data.errors import DivergedError, ExitCode
 from kto_train import load_cache
+from kto_train.checkpoint import last_whole
 from kto_train.dataset import read_rows
 from kto_train.groups import build_groups
 from kto_train.metrics import read_metrics
-from kto_train.run_record import last_checkpoint
 from kto_train.step_rows import StepRows
 from kto_train.train import run
 
@@ -133,7 +133,7 @@ def test_a_training_that_diverges_stops_before_its_weights_are_spoilt(
     assert f"error: step 2: the gradient is not finite; rows {told}. Likely: an overflow on these rows" in said
     assert f"{output}/checkpoint-1 is whole" in said
     assert f"try: ktodata inspect {cache} --row {rows[0]}; then a lower kto.learning_rate" in said
-    assert last_checkpoint(output) == output / "checkpoint-1"
+    assert last_whole(output) == (output / "checkpoint-1", [])
     weights = load_file(output / "checkpoint-1" / "model.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
     assert not (output / "model.safetensors").exists()
