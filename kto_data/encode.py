@@ -98,12 +98,21 @@ class Encoder:
         prompt and completion each alone; its tokenizing step's for a text model, which splits the ids of the whole
         conversation where they leave those of the prompt.
         """
-        prepared = [self._prepare(sample) for sample in samples]
+        prepared = self._prepare(samples)
         texts = [text for item in prepared if isinstance(item, _Prepared) for text in item.texts]
         ids = iter(self.processor.tokenize(texts))
         return [item if isinstance(item, Refused) else self._finish(item, next(ids), next(ids)) for item in prepared]
 
-    def _prepare(self, sample: Sample) -> _Prepared | Refused:
+    def _prepare(self, samples: Sequence[Sample]) -> list[_Prepared | Refused]:
+        refused = [self._refuse(sample) for sample in samples]
+        records = [sample.record for sample, refusal in zip(samples, refused, strict=True) if refusal is None]
+        rendered = iter(self.processor.render(records))
+        return [
+            refusal or self._prepare_rendered(sample, next(rendered))
+            for sample, refusal in zip(samples, refused, strict=True)
+        ]
+
+    def _refuse(self, sample: Sample) -> Refused | None:
         if sample.images and not self.processor.has_images:
             return Refused(MODEL_WITHOUT_IMAGES, f"the record has images, and {self.processor.model} takes none")
         tokens = self.processor.control_tokens_in(sample.record)
@@ -111,11 +120,12 @@ class Encoder:
             index, token = tokens[0]
             where = f"/messages/{index}/content"
             return Refused(CONTROL_TOKEN, f"the text holds the control token {token}", where, data=(("token", token),))
-        try:
-            rendered = self.processor.render(sample.record)
-        except ValueError as error:
+        return None
+
+    def _prepare_rendered(self, sample: Sample, rendered: Rendered | ValueError) -> _Prepared | Refused:
+        if isinstance(rendered, ValueError):
             # A template may put anything into its complaint, the text of a message too.
-            reason = str(error)
+            reason = str(rendered)
             message, quotes = f"the chat template refuses it: {reason}", (reason,) if reason else ()
             return Refused(TEMPLATE_REFUSES, message, "/messages", quotes=quotes)
         lost = what_is_lost(sample.record, rendered)
@@ -203,13 +213,12 @@ _THOUGHT = re.compile(r"</?think>")
 
 def _texts(message: Message, *, is_completion: bool) -> Iterator[str]:
     """The pieces of a message that a chat template must write as they are."""
-    for part in message.parts():
-        if part.type == "text":
-            # What was thought and what was answered are set apart by each template in its own way.
-            pieces = _THOUGHT.split(part.text) if message.role == "assistant" else [part.text]
-            for piece in pieces if is_completion else pieces[-1:]:
-                if piece.strip():
-                    yield piece.strip()
+    for text in message.texts():
+        # What was thought and what was answered are set apart by each template in its own way.
+        pieces = _THOUGHT.split(text) if message.role == "assistant" and "think>" in text else [text]
+        for piece in pieces if is_completion else pieces[-1:]:
+            if piece := piece.strip():
+                yield piece
 
 
 @dataclass(frozen=True, slots=True)

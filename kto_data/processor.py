@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from kto_data.errors import MissingExtraError, ModelError, first_line
 from kto_data.image_tokens import Run, SizeCounting, most_repeated
 from kto_data.model_identity import identity
 from kto_data.record import Record
-from kto_data.template import Rendered, render
+from kto_data.template import Rendered, render_all
+from kto_data.text_ids import TextIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -54,6 +56,7 @@ class Processor:
             self.processing_class.tokenizer if hasattr(processing_class, "tokenizer") else processing_class
         )
         self.name = type(processing_class).__name__
+        self.text_ids = TextIds(self.tokenizer)
         self._spans: dict[tuple[tuple[int, int], int], ImageSpan] = {}  # by size, and images of the row
         self._counting = SizeCounting(self.processing_class) if self.has_images else None
         self._run: Run | None = None  # known once a first image is
@@ -68,25 +71,23 @@ class Processor:
 
     # -- text ---------------------------------------------------------------------------------------------------
 
-    def render(self, record: Record) -> Rendered:
-        """The prompt and the conversation as the chat template writes them, without expanded images.
-
-        Raises `ValueError` when the template refuses the record.
-        """
-        return render(self.processing_class, record, with_images=self.has_images)
+    def render(self, records: Sequence[Record]) -> list[Rendered | ValueError]:
+        """The prompt and the conversation of each record as the chat template writes them, without expanded images; an
+        error in the place of a record that it refuses."""
+        return render_all(self.processing_class, records, with_images=self.has_images)
 
     def control_tokens_in(self, record: Record) -> list[tuple[int, str]]:
         """The model's own special tokens that stand in the texts of a record, each with the index of its message.
 
         Its tokenizer would take them for what they look like: the end of a message, or the place of an image.
         """
-        texts = (
-            (index, part.text)
+        find = self.special_tokens.findall
+        found = [
+            (index, token)
             for index, message in enumerate(record.messages)
-            for part in message.parts()
-            if part.type == "text"
-        )
-        found = ((index, token) for index, text in texts for token in self.special_tokens.findall(text))
+            for text in message.texts()
+            for token in find(text)
+        ]
         return list(dict.fromkeys(found))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -96,23 +97,15 @@ class Processor:
         of them.
         """
         if self._run is None:
-            return self._tokenize(texts)
+            return self.text_ids.of(texts)
         shortened = [self._run.shorten(text) for text in texts]
-        rows = self._tokenize([text for text, _ in shortened])
+        rows = self.text_ids.of([text for text, _ in shortened])
         for index, (_, lengths) in enumerate(shortened):
             if rows[index].count(self._run.id) != len(lengths):  # in this text the token is not always one id
-                rows[index] = self._tokenize([texts[index]])[0]
+                rows[index] = self.text_ids.of([texts[index]])[0]
             elif lengths:
                 rows[index] = self._run.lengthen(rows[index], lengths)
         return rows
-
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # Not verbose: whether a text is too long is judged by us.
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, padding=False, verbose=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included and no space mended."""
@@ -140,7 +133,7 @@ class Processor:
 
     def _find_run(self, replacement: str) -> Run | None:
         token = most_repeated(replacement, self.tokenizer)
-        ids = self._tokenize([token])[0]
+        ids = self.text_ids.of([token])[0]
         return Run(token, ids[0]) if len(ids) == 1 else None
 
     def expand(self, prompt: str, spans: Sequence[ImageSpan]) -> str:
@@ -182,6 +175,10 @@ class Processor:
 
     def fingerprint_parts(self) -> dict[str, str]:
         """Hashes of all that decides the ids: "tokenizer", "chat_template" and "image_processor"."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
         return identity(self.processing_class, self.tokenizer, with_images=self.has_images)
 
 

@@ -54,6 +54,12 @@ class Message(_Strict):
                 parts.append(TextPart(type="text", text=text))
         return tuple(parts)
 
+    def texts(self) -> list[str]:
+        """The pieces of text of the content, before, between and after its images; empty ones are left out."""
+        if isinstance(self.content, str):
+            return [text for text in self.content.split(IMAGE_PLACEHOLDER) if text]
+        return [part.text for part in self.content if part.type == "text" and part.text]
+
     def num_images(self) -> int:
         """How many image placeholders the message holds."""
         if isinstance(self.content, str):

@@ -11,6 +11,7 @@ from kto_data.encode import Encoded, Encoder, Refused
 from kto_data.policy import TooLong
 from kto_data.processor import load_processor
 from kto_data.record import Record
+from kto_data.template import Rendered
 
 
 def test_tools_and_template_arguments_reach_the_template(tiny_model: TinyModel) -> None:
@@ -18,7 +19,8 @@ def test_tools_and_template_arguments_reach_the_template(tiny_model: TinyModel) 
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
     plain = make_record(messages=[user("hi"), assistant("yo")])
     with_tools = Record.model_validate_json(orjson.dumps({**plain, "tools": [tool]}))
-    rendered = processor.render(with_tools)
+    (rendered,) = processor.render([with_tools])
+    assert isinstance(rendered, Rendered)
     assert "weather" in rendered.alone
     assert rendered.whole.startswith(rendered.alone)
 
