@@ -20,6 +20,7 @@ from kto_data import __version__
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
 from kto_data.choices import PackImages
 from kto_data.chunk import Line
+from kto_data.clean import Gate
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, Refused
 from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
@@ -33,6 +34,7 @@ from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
 from kto_data.shard import CachedRow, read_images, write_shard
 from kto_data.tally import TallyBuilder
+from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError
 from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 
 _REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
@@ -53,6 +55,7 @@ class BuildSettings:
     too_long: TooLong = TooLong.ERROR
     invalid: Invalid = Invalid.ERROR
     pack_images: PackImages = "none"
+    fast_after: int | None = FAST_AFTER_CHARS  # see `TextIds`; decides how long it takes, and nothing else
 
     @property
     def checks(self) -> CheckSettings:
@@ -65,17 +68,19 @@ class Builder:
 
     def __init__(self, settings: BuildSettings) -> None:
         self.settings = settings
-        processor = load_processor(settings.model, trust_remote_code=settings.trust_remote_code)
+        processor = _loaded or load(settings)
+        processor.text_ids = self._text_ids = TextIds(processor.tokenizer, fast_after=settings.fast_after)
         self._settings_key = fingerprint(id_parts(processor, settings) | {"version": __version__})
         self._encoder = Encoder(processor, max_length=settings.max_length, too_long=settings.too_long)
         self._packer = Packer(settings.pack_images, settings.image_root) if settings.pack_images != "none" else None
-        self._last_checker: LineChecker | None = None
+        self._last_gate: tuple[Layout, ImageCheck, Gate] | None = None
         self._stamp = lru_cache(_REMEMBERED_IMAGES)(_stamp)
 
     def build(self, unit: Unit) -> Built:
         """Read, check and encode the unit's lines and write its shard.
 
-        Raises `InputError` when the shard cannot be written.
+        Raises `InputError` when the shard cannot be written, and `WrongIdsError` where ids may be wrong that this
+        process made for this unit or for others.
         """
         lines = tuple(unit.chunk.lines())
         key = unit_key(self._settings_key, unit, lines)
@@ -98,9 +103,10 @@ class Builder:
 
     def _build_anew(self, unit: Unit, lines: Sequence[Line], images: ImageCheck = ImageCheck.HEADER) -> Built:
         output = _Output(unit.chunk.path, frozenset(lines[place] for place in unit.contradicting))
-        checker = self._checker(unit.layout, images)
-        for batch in batches(map(checker.check, lines), RECORDS_AT_ONCE):
+        for batch in batches(map(self._gate(unit.layout, images).check, lines), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
+        if self._text_ids.has_erred:
+            raise WrongIdsError(self._text_ids.engine)
         shard = write_shard(unit.folder, unit.name, output.rows) if output.rows else None
         return Built(
             shard,
@@ -109,14 +115,15 @@ class Builder:
             tuple(output.findings),
             tuple(output.rejects),
             images=None if output.has_image_faults else tuple(output.images.values()),
+            ids_by=self._text_ids.engine,
         )
 
-    def _checker(self, layout: Layout, images: ImageCheck) -> LineChecker:
-        """The checker of the files at hand, kept for what it remembers of images while their layout stays."""
-        last = self._last_checker
-        if last is None or last.layout != layout or last.settings.images is not images:
-            last = self._last_checker = LineChecker(layout, replace(self.settings.checks, images=images))
-        return last
+    def _gate(self, layout: Layout, images: ImageCheck) -> Gate:
+        """What checks the files at hand, kept for what it remembers of images while their layout stays."""
+        if self._last_gate is None or self._last_gate[:2] != (layout, images):
+            checker = LineChecker(layout, replace(self.settings.checks, images=images))
+            self._last_gate = layout, images, Gate(checker)
+        return self._last_gate[2]
 
     def _build_batch(self, batch: list[CheckedLine], output: _Output) -> None:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
@@ -187,14 +194,25 @@ class _Output:
         self.rejects.append(reject_entry(checked.line, codes))
 
 
+_loaded: Processor | None = None
 _builder: Builder | None = None
 
 
-def start(settings: BuildSettings) -> None:
-    """Load the model's processor in this process, before its first unit."""
-    global _builder
+def load(settings: BuildSettings) -> Processor:
+    """The model's processor, loaded anew; what is built in this process from now on is built with it.
+
+    Raises what `load_processor` raises.
+    """
+    global _loaded
     # One thread a process: the engine's jobs already use every processor.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _loaded = load_processor(settings.model, trust_remote_code=settings.trust_remote_code)
+    return _loaded
+
+
+def start(settings: BuildSettings) -> None:
+    """Make ready in this process for its first unit: load the model's processor, unless `load` has."""
+    global _builder
     _builder = Builder(settings)
 
 

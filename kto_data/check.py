@@ -142,7 +142,7 @@ class LineChecker:
         samples = []
         rows = read_rows(line, self.layout)
         for row in rows:
-            probes = self._probes([path for _, path in row.image_paths], line.path)
+            probes = self.probes([path for _, path in row.image_paths], line.path)
             for rule, defect in _first_of_each(self._defects(row, probes)):
                 findings[row_finding(rule, defect, row)] = None
             if row.record is not None:
@@ -157,7 +157,8 @@ class LineChecker:
             source=rows[0].source,
         )
 
-    def _probes(self, paths: list[str], data_path: str) -> dict[str, ImageProbe]:
+    def probes(self, paths: Sequence[str], data_path: str) -> dict[str, ImageProbe]:
+        """What is known of the images of a record of the data file `data_path`, by their paths in it."""
         root = self._root(data_path) if paths else ""
         return {given: self._probe(given, root) for given in paths}
 

@@ -16,15 +16,17 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
+import orjson
 from msgspec import UNSET
 
-from kto_data.check import CODES_OF_WHOLE_RECORDS, LineChecker
-from kto_data.chunk import Block
+from kto_data.check import CODES_OF_WHOLE_RECORDS, CheckedLine, CheckedRecord, LineChecker
+from kto_data.chunk import Block, Line
 from kto_data.digest import SampleDigest, as_json, completion_digest, prompt_digest
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
 from kto_data.json_array import MAX_COMMAS
 from kto_data.marks import are_objects_apart, count_delimiters, find_beginnings
+from kto_data.row import Row
 from kto_data.rules.base import Stage
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
 from kto_data.rules.control_tokens import TOKEN_BEGINNINGS, may_be_control_token
@@ -99,6 +101,25 @@ class Gate:
         if found.doubtful:
             return None
         return SampleDigest(found.prompts[0], found.completions[0]), found.lengths[0], Shape(*found.shapes[0])
+
+    def check(self, line: Line) -> CheckedLine:
+        """What the checker says of a line; of one that is plainly clean it is known for less."""
+        if self.clean(line.raw, line.path) is None:
+            return self._checker.check(line)
+        from kto_data.record import Record
+
+        record = Record.model_validate_json(line.raw)
+        probes = self._checker.probes(record.images, line.path)
+        row = Row(line=line, value=orjson.loads(line.raw), record=record)
+        return CheckedLine(
+            line=line,
+            findings=(),
+            samples=(CheckedRecord(record, tuple([probes[path] for path in record.images]), row),),
+            labels=(record.label,),
+            format=row.format,
+            unmapped_images=False,
+            source=row.source,
+        )
 
     def _decode_all(self, block: Block) -> list[Any] | None:
         """The records of whole lines; None where not each line has just one, of the fields that are known here."""

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kto_data import build
 from kto_data.allot import EVAL, Allotment, AllotSettings, allot
 from kto_data.build import BuildSettings, id_parts
 from kto_data.check import CheckSettings, check_dataset
+from kto_data.chunk import SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
 from kto_data.errors import CacheError, InputError
@@ -38,14 +39,16 @@ from kto_data.manifest import (
 from kto_data.packing import IMAGES_NAME, Packed
 from kto_data.paths import TRAIN
 from kto_data.policy import Invalid, TooLong
-from kto_data.processor import Processor, load_processor
-from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAMES, is_whole, output_lock, publish
+from kto_data.processor import Processor
+from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAMES, RUN_NAME, is_whole, output_lock, publish
 from kto_data.report.balance.formats import FORMATS
 from kto_data.report.balance.model import BalanceReport
 from kto_data.report.balance.numbers import balance_report
 from kto_data.rules.facts import DatasetFacts
+from kto_data.run_record import RunRecord
 from kto_data.shard import write_dataset_files
 from kto_data.so_far import InputSoFar, SplitSoFar
+from kto_data.text_ids import WrongIdsError
 from kto_data.unit import UNITS_NAME, Built, Unit, sweep
 from kto_data.writing import write_whole, writing_to
 
@@ -70,6 +73,12 @@ class PreprocessSettings:
     def split_names(self) -> tuple[str, ...]:
         """The splits of the cache, in their order."""
         return tuple(self.inputs) if self.allot.eval_fraction is None else (TRAIN, EVAL)
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether there is no second reading of the data."""
+        kinds = (file.source.kind for inputs in self.inputs.values() for file in inputs)
+        return any(kind is SourceKind.STDIN for kind in kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +110,29 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
     Raises `UsageError` when the output is in use or holds something else, `ModelError` when the model cannot be used,
     and `InputError` when a file cannot be read or written, or no row is left.
     """
-    processor = load_processor(settings.build.model, trust_remote_code=settings.build.trust_remote_code)
+    processor = build.load(settings.build)
+    if settings.is_read_once:
+        settings = replace(settings, build=replace(settings.build, fast_after=None))
     with output_lock(settings.output):
         # Whatever ends the run, what is built stays there for the next one.
         building = settings.output / BUILDING_NAME
         if not settings.resume:
             shutil.rmtree(building / IMAGES_NAME, ignore_errors=True)
-        return _make(settings, processor, building, progress)
+        try:
+            return _make(settings, processor, building, progress)
+        except WrongIdsError:
+            # What was built before the fault came to light may be wrong too, and what other runs have left.
+            slow = replace(settings, resume=False, build=replace(settings.build, fast_after=None))
+            return _make(slow, processor, building, progress)
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
     splits = {name: SplitSoFar() for name in settings.split_names}
+    run = RunRecord(jobs=settings.jobs)
     files = [InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
     findings: list[Finding] = []
     facts = DatasetFacts()
-    num_read = num_dropped = num_units = num_reused = 0
+    num_dropped = 0
     caches = (building, settings.output) if settings.resume else ()
     allotment = allot(
         settings.allot,
@@ -132,16 +149,14 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         splits[split].add(built)
         facts.extend(built.facts)
         file.findings += built.findings
-        num_units += 1
-        num_reused += built.is_reused
-        num_read += rows
+        run.add(built, rows)
         num_dropped += sum(built.tally.dropped.values())
-        progress(num_read, num_dropped)
+        progress(run.num_rows, num_dropped)
     for file in files:  # of whose chunks the parts come one after the other
         findings += sorted(file.findings, key=lambda finding: finding.location.line or 0)
     findings += check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES))
     if _is_refused(settings.build, findings):
-        return Result(None, None, tuple(findings), num_read)
+        return Result(None, None, tuple(findings), run.num_rows)
     for name, so_far in splits.items():
         if not so_far.shards:
             raise InputError(
@@ -155,19 +170,23 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     reports = {name: FORMATS[format](report).encode() for format, name in REPORT_NAMES.items()}
     before = _manifest_before(settings.output)
     is_there = (
-        manifest == before and num_reused == num_units and not packed.has_new and is_whole(settings.output, reports)
+        manifest == before
+        and run.num_reused == run.num_units
+        and not packed.has_new
+        and is_whole(settings.output, reports)
     )
     if not is_there:
         _write_parts(building, manifest, reports, splits, allotment.names)
+        write_whole(building / RUN_NAME, run.to_json())
         publish(settings.output, building, manifest, packed)
     shutil.rmtree(building)
     return Result(
         manifest,
         report,
         tuple(findings),
-        num_read,
-        num_units=num_units,
-        num_reused=num_reused,
+        run.num_rows,
+        num_units=run.num_units,
+        num_reused=run.num_reused,
         is_unchanged=is_there,
         changes=tuple(differing_parts(before.parts, manifest.parts)) if before else (),
     )

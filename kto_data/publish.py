@@ -19,9 +19,10 @@ REPORT_NAME = "report.json"
 REPORT_NAMES = {"json": REPORT_NAME, "markdown": "report.md", "html": "report.html"}
 """The label balance report, by format."""
 REJECTS_NAME = "rejects.jsonl"
+RUN_NAME = "run.json"
 BUILDING_NAME = ".building"
 _LOCK = ".lock"
-_OWN_NAMES = ("train", "eval", "dataset_dict.json", *REPORT_NAMES.values(), REJECTS_NAME, UNITS_NAME)
+_OWN_NAMES = ("train", "eval", "dataset_dict.json", *REPORT_NAMES.values(), REJECTS_NAME, RUN_NAME, UNITS_NAME)
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 
 

@@ -23,8 +23,9 @@ class Rendered:
 
 
 def render_all(processing_class: Any, records: Sequence[Record], *, with_images: bool) -> list[Rendered | ValueError]:
-    """The prompt and the conversation of each record as the chat template of `processing_class` writes them; an error in
-    the place of a record that it refuses.
+    """The prompt and the conversation of each record as the chat template of `processing_class` writes them.
+
+    In the place of a record that it refuses is an error.
 
     They are what TRL renders. Its vision collator splits them where the texts part (`Rendered.split`); its tokenizing
     step for text models splits their ids. (The collator leaves `tools` out; here they are rendered, as TRL's text path

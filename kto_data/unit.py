@@ -82,9 +82,8 @@ class Built:
     key: str = ""
     images: tuple[ImageStamp, ...] | None = None  # None where an image is at fault: it may be mended meanwhile
     is_reused: bool = False
-    packed: Packed = field(
-        default_factory=Packed
-    )  # of the shard's images; not kept, since the shard says which they are
+    ids_by: str = ""  # what made its ids; empty where nothing was to be made
+    packed: Packed = field(default_factory=Packed)  # of the shard's images; not kept: the shard says which they are
 
 
 def unit_key(settings_key: str, unit: Unit, lines: Iterable[Line]) -> str:

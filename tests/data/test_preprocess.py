@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,12 @@ import datasets
 import pytest
 from conftest import TinyModel, make_image, make_record, write_jsonl
 
+from kto_data.build import BuildSettings
 from kto_data.cli import main
+from kto_data.image import PixelBudget
+from kto_data.inputs import open_inputs
 from kto_data.manifest import Manifest, read_manifest
+from kto_data.preprocess import PreprocessSettings, preprocess
 
 Run = Callable[..., int]
 KTODATA = [sys.executable, "-m", "kto_data"]
@@ -66,9 +71,9 @@ def rows_of(cache: Path, split: str = "train") -> list[dict[str, Any]]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """All files of a cache, without what a run that ended badly has left for the next one."""
+    """All files of a cache, without what differs from run to run, and what one that ended badly has left."""
     paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path): (folder / path).read_bytes() for path in paths if path.parts[0] != ".building"}
+    return {str(path): (folder / path).read_bytes() for path in paths if path.parts[0] not in (".building", "run.json")}
 
 
 def rejects_of(cache: Path) -> list[dict[str, Any]]:
@@ -262,3 +267,55 @@ def test_the_fingerprint_names_what_it_is_made_of(run: Run, mixed: Path, cache: 
     assert plain.fingerprint != longer.fingerprint
     assert {k for k in plain.parts if plain.parts[k] != longer.parts[k]} == {"max_length"}
     assert made().fingerprint == plain.fingerprint
+
+
+def test_what_differs_from_run_to_run_is_kept_apart(run: Run, mixed: Path, cache: Path) -> None:
+    assert run(mixed) == 0
+    record = json.loads((cache / "run.json").read_bytes())
+    assert (record["rows"], record["units"], record["units_reused"]) == (9, 1, 0)
+    assert record["ids_by"] == ["tokenizers"]
+
+
+def test_the_cache_has_the_same_bytes_with_and_without_fastokens(
+    tiny_model: TinyModel, tmp_path: Path, mixed: Path
+) -> None:
+    model = str(tiny_model("llava_next"))
+    ids_by = [preprocess_by(model, mixed, tmp_path / name, after) for name, after in (("with", 0), ("without", None))]
+    assert [one.partition(" ")[0] for one in ids_by] == ["fastokens", "tokenizers"]
+    assert files_of(tmp_path / "with") == files_of(tmp_path / "without")
+
+
+def test_where_fastokens_is_found_wrong_all_is_made_anew_without_it(
+    tiny_model: TinyModel, tmp_path: Path, mixed: Path
+) -> None:
+    model = shutil.copytree(tiny_model("text"), tmp_path / "model")
+    settings = json.loads((model / "tokenizer.json").read_bytes())
+    # Numerals of scripts beyond the probed ranges are word characters to one library alone.
+    odd = {
+        "type": "Split",
+        "pattern": {"Regex": r"(?=[\x{10000}-\x{1DFFF}])\w"},
+        "behavior": "Removed",
+        "invert": False,
+    }
+    before = settings["pre_tokenizer"]
+    settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [odd, *before.get("pretokenizers", [before])]}
+    (model / "tokenizer.json").write_text(json.dumps(settings))
+    rows = [text_record(f"plain {number}") for number in range(4)] + [text_record("Aegean one: \U00010107!")]
+    data = write_jsonl(tmp_path / "train.jsonl", rows)
+    assert preprocess_by(str(model), data, tmp_path / "with", 0).startswith("tokenizers")
+    preprocess_by(str(model), data, tmp_path / "without", None)
+    assert files_of(tmp_path / "with") == files_of(tmp_path / "without")
+
+
+def preprocess_by(model: str, data: Path, cache: Path, fast_after: int | None) -> str:
+    """Make the cache, a row a shard, with fastokens taken up after so many characters; what made the last ids."""
+    settings = PreprocessSettings(
+        inputs={"train": open_inputs([str(data)])},
+        output=cache,
+        build=BuildSettings(model=model, image_root=data.parent, budget=PixelBudget(), fast_after=fast_after),
+        shard_rows=1,
+        jobs=1,
+    )
+    preprocess(settings, lambda *numbers: None)
+    ids_by: list[str] = json.loads((cache / "run.json").read_bytes())["ids_by"]
+    return ids_by[0]
