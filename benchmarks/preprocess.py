@@ -1,108 +1,251 @@
-"""CPU time of an image row: ids from headers against the model's own processor, in one run.
+"""`ktodata preprocess` against LLaMA-Factory, TRL, the model's own processor and a bare tokenizer, in one run.
 
-    python -m benchmarks.preprocess [--model DIR] [--images DIR] [--rows N]
+    python -m benchmarks.preprocess --set-up                     LLaMA-Factory in an environment of its own, once
+    python -m benchmarks.preprocess --model DIR [--data REAL.jsonl] [--quick] [--modes text,throughput,…]
 
-Without --model a tiny random model is made; its processor does the same work a row as a large one's. Without --images
-photograph-like JPEGs of 1 to 2 megapixels are drawn, each of its own size. Prints ratios: absolute times depend on the
-machine.
+All are whole processes on the same rows, and each is run twice, on many rows and on few: the difference is what rows
+cost, the run on few is the start-up. Ratios are of CPU time, of all processes of a command, so that they hold on a
+busy machine; those of `throughput` are of wall time and want a quiet one. `--model` is a folder with a tokenizer, a
+chat template and an image processor; without it a tiny random model is made, and LLaMA-Factory, which knows no such
+model, is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import random
+import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from PIL import Image, ImageFilter, ImageOps
+from benchmarks.validate import made_row, varied
 
-from kto_data.encode import Encoded, Encoder, ImageRef, Sample
-from kto_data.image import ImageCheck, probe
-from kto_data.processor import Processor, load_processor
-from kto_data.record import Record
-
-QUESTION = "What is in this picture? Describe it in one sentence."
-ANSWER = "A wooden table with two apples, a glass of water and a folded newspaper."
+HERE = Path(__file__).parent
+ENVIRONMENT = HERE / ".envs" / "llama-factory"
+PINS = ("llamafactory==0.9.5", "transformers==4.57.6")
+FEW = 8  # rows of the run that stands for the start-up
+SIZES = {"images-640x480": ((640, 640), (480, 480)), "images-1-2-megapixels": ((1000, 1600), (1000, 1250))}
 
 
-def draw_photos(folder: Path, num: int) -> list[Path]:
-    """JPEGs of 1 to 2 megapixels, smooth with some grain, no two of one size."""
-    draw = random.Random(0)
-    paths = []
-    for number in range(num):
-        width = draw.randrange(1000, 1700)
-        height = draw.randrange(1_000_000, 2_000_000) // width
-        small = Image.frombytes("RGB", (64, 48), draw.randbytes(64 * 48 * 3))
-        photo = small.resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
-        path = folder / f"{number:04d}.jpg"
-        photo.save(path, quality=90)
-        paths.append(path)
-    return paths
+@dataclass(frozen=True)
+class Cost:
+    """What a command took, all its processes together."""
 
-
-def record_of(path: Path) -> Record:
-    messages = [{"role": "user", "content": f"<image>{QUESTION}"}, {"role": "assistant", "content": ANSWER}]
-    return Record.model_validate({"messages": messages, "images": [path.name], "label": True}, strict=False)
-
-
-def ids_from_headers(processor: Processor, paths: list[Path]) -> list[list[int]]:
-    """What `ktodata preprocess` does for each row, hashing of the file left out on neither side."""
-    root = paths[0].parent.resolve()
-    samples = []
-    for path in paths:
-        header = probe(path.name, root, ImageCheck.HEADER).header
-        assert header is not None
-        samples.append(Sample(record_of(path), (ImageRef(path.name, "", header.width, header.height, 0),)))
-    answers = Encoder(processor).encode(samples)
-    return [a.prompt_ids + a.completion_ids for a in answers if isinstance(a, Encoded)]
-
-
-def ids_from_pixels(processor: Processor, paths: list[Path]) -> list[list[int]]:
-    """What a collator does for each row: decode, run the processor, take the ids."""
-    ids = []
-    for path in paths:
-        prompt_text, completion_text = processor.render(record_of(path)).split()
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        prompt = processor.processing_class(images=[[upright]], text=[prompt_text], add_special_tokens=False)
-        ids.append(prompt["input_ids"][0] + processor.tokenize([completion_text])[0])
-    return ids
-
-
-def cpu_seconds(
-    work: Callable[[Processor, list[Path]], list[list[int]]], model: str, paths: list[Path]
-) -> tuple[float, list[list[int]]]:
-    processor = load_processor(model)
-    started = time.process_time()
-    ids = work(processor, paths)
-    return time.process_time() - started, ids
+    wall: float  # seconds
+    cpu: float  # seconds
+    memory: int  # kB that the largest of its processes held
+    cache_bytes: int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="a model folder with tokenizer and image processor")
-    parser.add_argument("--family", default="llava_next", help="the tiny model made where --model is not given")
-    parser.add_argument("--images", type=Path, help="a folder of JPEGs")
-    parser.add_argument("--rows", type=int, default=200)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set-up", action="store_true", help="make LLaMA-Factory's environment and end")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--data", type=Path, help="JSON lines of real text rows, to be varied")
+    parser.add_argument("--template", default="qwen2_vl", help="LLaMA-Factory's name for the model's template")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--quick", action="store_true", help="fewer rows: minutes instead of an hour")
     options = parser.parse_args()
+    if options.set_up:
+        return set_up()
+    print(f"ktodata {version('ktodata')}, transformers {version('transformers')}, trl {version('trl')}")
+    print(f"peers: {', '.join(PINS) if has_llama_factory(options.model) else 'LLaMA-Factory left out'}")
+    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} processors")
     with tempfile.TemporaryDirectory() as scratch:
-        model = options.model
-        if model is None:
-            sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-            import tiny_models
+        bench = Bench(Path(scratch), options.model, options.template, options.data, quick=options.quick)
+        for mode in options.modes.split(","):
+            print(f"\n{mode}")
+            MODES[mode](bench)
+    return 0
 
-            model = str(tiny_models.build(options.family, Path(scratch) / "model"))
-        paths = sorted(options.images.glob("*.jpg")) if options.images else draw_photos(Path(scratch), options.rows)
-        pixels, expected = cpu_seconds(ids_from_pixels, model, paths)
-        headers, ids = cpu_seconds(ids_from_headers, model, paths)
-    assert ids == expected, "the ids differ"
-    megapixels = "1 to 2 megapixel images" if not options.images else f"images of {options.images}"
-    print(f"{len(paths)} rows, {megapixels}, ids identical")
-    print(f"CPU a row, the model's processor over ids from headers: {pixels / headers:.0f}x  (target: at least 10x)")
-    return 0 if pixels >= 10 * headers else 1
+
+def set_up() -> int:
+    """Install LLaMA-Factory beside nothing of ours. torch comes first, so that an index with a CPU wheel gives it."""
+    pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+    subprocess.run([*pip, f"torch=={version('torch').partition('+')[0]}"], check=True)
+    subprocess.run([*pip, *PINS], check=True)
+    return 0
+
+
+def has_llama_factory(model: Path | None) -> bool:
+    return model is not None and (ENVIRONMENT / "bin" / "llamafactory-cli").exists()
+
+
+class Bench:
+    """The rows, the models and the commands of one run."""
+
+    def __init__(self, scratch: Path, model: Path | None, template: str, data: Path | None, *, quick: bool) -> None:
+        self.scratch = scratch
+        self.quick = quick
+        self.template = template
+        self.with_llama_factory = has_llama_factory(model)
+        self.model = model or tiny_model(scratch / "model")
+        self.text_model = text_model(self.model, scratch / "text-model")
+        self._real = [json.loads(line) for line in data.read_bytes().splitlines()] if data else []
+        self._num_runs = 0
+
+    def texts(self, count: int) -> Path:
+        """A file of rows of text, no two alike."""
+        draw = random.Random(0)
+        rows = self._real or [made_row(draw) for _ in range(300)]
+        path = self.scratch / f"texts-{count}.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for number in range(count):
+                row = rows[number % len(rows)]
+                first, *others, last = row["messages"]
+                messages = [varied(first, number), *others, varied(last, number)]
+                file.write(json.dumps({**row, "messages": messages}, ensure_ascii=False) + "\n")
+        return path
+
+    def images(self, mode: str, count: int) -> Path:
+        """A file of rows with one photo each, all photos different."""
+        path = self.scratch / mode / f"rows-{count}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w") as file:
+            for number in range(count):
+                image = path.with_name(f"{number}.jpg")
+                if not image.exists():
+                    draw_photo(image, number, *SIZES[mode])
+                asked = {"role": "user", "content": f"<image>What is in picture {number}? Describe it in one sentence."}
+                answer = {"role": "assistant", "content": f"A wooden table with {number} apples and a glass of water."}
+                row = {"messages": [asked, answer], "label": number % 2 == 0, "images": [image.name]}
+                file.write(json.dumps(row) + "\n")
+        return path
+
+    def ktodata(self, data: Path, model: Path, jobs: int = 1) -> Cost:
+        cache = self._cache()
+        ours = [sys.executable, "-m", "kto_data", "preprocess", str(data), "--model", str(model), "--output", cache]
+        return measured([*ours, "--jobs", str(jobs), "-q"], cache)
+
+    def peer(self, script: str, *arguments: str, python: str = sys.executable, with_cache: bool = True) -> Cost:
+        cache = self._cache()
+        command = [python, str(HERE / "peers" / f"{script}.py"), *arguments]
+        return measured([*command, cache] if with_cache else command, cache)
+
+    def llama_factory(self, data: Path) -> Cost:
+        python = str(ENVIRONMENT / "bin" / "python")
+        return self.peer("llama_factory", str(data), str(self.model), self.template, python=python)
+
+    def _cache(self) -> str:
+        self._num_runs += 1
+        return str(self.scratch / f"cache-{self._num_runs}")
+
+
+def compare_texts(bench: Bench) -> None:
+    many, few = bench.texts(3_000 if bench.quick else 20_000), bench.texts(FEW)
+    text, both = str(bench.text_model), (many, few)
+    runs = {"ktodata": [bench.ktodata(data, bench.text_model) for data in both]}
+    runs["TRL _prepare_dataset"] = [bench.peer("trl_prepare", str(data), text) for data in both]
+    if bench.with_llama_factory:
+        runs["LLaMA-Factory"] = [bench.llama_factory(data) for data in both]
+    show(runs, with_cache=True)
+
+
+def compare_images(mode: str) -> Callable[[Bench], None]:
+    def compare(bench: Bench) -> None:
+        count = 100 if bench.quick else 500
+        both = (bench.images(mode, count), bench.images(mode, FEW))
+        # Ours on rows enough to be told from its start-up.
+        runs = {"ktodata": [bench.ktodata(data, bench.model) for data in both]}
+        runs["the model's processor"] = [
+            bench.peer("processor_rows", str(data), str(bench.model), with_cache=False) for data in both
+        ]
+        if bench.with_llama_factory:
+            runs["LLaMA-Factory"] = [bench.llama_factory(data) for data in both]
+        show(runs, with_cache=True)
+
+    return compare
+
+
+def compare_throughput(bench: Bench) -> None:
+    """Rows a second of two jobs against a bare tokenizer that uses every processor."""
+    many, few = bench.texts(20_000 if bench.quick else 100_000), bench.texts(FEW)
+    ours = [bench.ktodata(data, bench.text_model, jobs=2) for data in (many, few)]
+    bare = [bench.peer("bare_tokenizer", str(data), str(bench.text_model), with_cache=False) for data in (many, few)]
+    rows = many.read_bytes().count(b"\n") - FEW
+    walls = {"ktodata --jobs 2": ours[0].wall - ours[1].wall, "bare encode_batch": bare[0].wall - bare[1].wall}
+    for name, wall in walls.items():
+        print(
+            f"  {name:<24} {rows / wall:9,.0f} rows/s   {walls['bare encode_batch'] / wall:5.2f} x the bare tokenizer"
+        )
+
+
+def compare_memory(bench: Bench) -> None:
+    """The most that any process of a run held, by the number of rows."""
+    counts = (20_000, 100_000) if bench.quick else (100_000, 1_000_000)
+    held = [bench.ktodata(bench.texts(count), bench.text_model).memory for count in counts]
+    for count, memory in zip(counts, held, strict=True):
+        print(f"  {count:>9,} rows {memory / 1024:8,.0f} MB   {memory / held[0]:4.2f} x")
+
+
+MODES: dict[str, Callable[[Bench], None]] = {
+    "text": compare_texts,
+    **{mode: compare_images(mode) for mode in SIZES},
+    "throughput": compare_throughput,
+    "memory": compare_memory,
+}
+
+
+def show(runs: dict[str, list[Cost]], *, with_cache: bool) -> None:
+    ours = runs["ktodata"]
+    print("  (times of ktodata's)     CPU of rows   CPU of start-up   wall of start-up   bytes of the cache")
+    for name, (many, few) in runs.items():
+        rows = (many.cpu - few.cpu) / (ours[0].cpu - ours[1].cpu)
+        cache = f"{many.cache_bytes / ours[0].cache_bytes:10.1f}" if with_cache and many.cache_bytes else "         -"
+        start = f"{few.cpu / ours[1].cpu:13.1f} {few.wall / ours[1].wall:18.1f}"
+        print(f"  {name:<24} {rows:11.1f} {start} {cache:>20}")
+
+
+def measured(command: list[str], cache: str) -> Cost:
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"{' '.join(command)}\n{said[-3000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(wall, cpu, usage.ru_maxrss, sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file()))
+
+
+def tiny_model(folder: Path) -> Path:
+    sys.path.insert(0, str(HERE.parent / "examples"))
+    import tiny_models
+
+    return Path(tiny_models.build("llava_next", folder))
+
+
+def text_model(model: Path, folder: Path) -> Path:
+    """The tokenizer and the template of a model, as a model of texts."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    tokenizer.save_pretrained(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    return folder
+
+
+def draw_photo(path: Path, number: int, widths: tuple[int, int], heights: tuple[int, int]) -> None:
+    """A JPEG as smooth as a photo, of a size within the bounds."""
+    from PIL import Image, ImageFilter
+
+    draw = random.Random(number)
+    size = (draw.randint(*widths), draw.randint(*heights))
+    small = Image.frombytes("RGB", (64, 48), draw.randbytes(64 * 48 * 3))
+    small.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2)).save(path, quality=90)
 
 
 if __name__ == "__main__":

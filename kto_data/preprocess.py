@@ -47,7 +47,7 @@ from kto_data.report.balance.numbers import balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.run_record import RunRecord
 from kto_data.shard import write_dataset_files
-from kto_data.so_far import InputSoFar, SplitSoFar
+from kto_data.so_far import InputSoFar, SplitSoFar, share_done
 from kto_data.text_ids import WrongIdsError
 from kto_data.unit import UNITS_NAME, Built, Unit, sweep
 from kto_data.writing import write_whole, writing_to
@@ -100,8 +100,8 @@ class Result:
         return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
 
 
-Progress = Callable[[int, int], None]
-"""Told the numbers of rows read and dropped so far."""
+Progress = Callable[[int, int, float | None], None]
+"""Told the numbers of rows read and dropped so far, and about what share of all is done, where that is known."""
 
 
 def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
@@ -151,7 +151,8 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         file.findings += built.findings
         run.add(built, rows)
         num_dropped += sum(built.tally.dropped.values())
-        progress(run.num_rows, num_dropped)
+        file.num_units_done += 1
+        progress(run.num_rows, num_dropped, share_done(files))
     for file in files:  # of whose chunks the parts come one after the other
         findings += sorted(file.findings, key=lambda finding: finding.location.line or 0)
     findings += check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES))
@@ -228,6 +229,7 @@ def _built_units(
             for chunk in file.chunks(settings.shard_rows):
                 for part in allotment.parts(chunk, file.split):
                     origin.append((file, part.split))
+                    file.num_units_drawn += 1
                     name = f"shard-{next(numbers[part.split]):05d}.arrow"
                     folder = building / part.split
                     yield Unit(part.chunk, file.file.layout, part.split, folder, name, caches, part.contradicting)

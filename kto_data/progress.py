@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_FRAMES = 0.2
 
 
 class Progress:
-    """Rows read and dropped so far, and rows a second."""
+    """Rows read and dropped so far, rows a second, and the time that is left."""
 
     def __init__(self, title: str, *, enabled: bool = True) -> None:
         self._title = title
@@ -50,16 +50,20 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance_to(self, num_read: int, num_dropped: int = 0) -> None:
-        """Say that `num_read` rows are read, `num_dropped` of them dropped."""
+    def advance_to(self, num_read: int, num_dropped: int = 0, share: float | None = None) -> None:
+        """Say that `num_read` rows are read, `num_dropped` of them dropped, and that this is about `share` of all, 0 to
+        1; None where nobody knows."""
         if not self._enabled:
             return
         now = time.monotonic()
-        state = f"{num_read:,} rows · {num_read / max(now - self._started, 1e-9):,.0f} rows/s"
+        passed = max(now - self._started, 1e-9)
+        state = f"{num_read:,} rows · {num_read / passed:,.0f} rows/s"
         if num_dropped:
             state += f" · {num_dropped:,} dropped"
+        if share:
+            state += f" · {_duration(passed * (1 - share) / share)} left"
         if self._bar is not None:
-            self._bar.update(self._task, state=state)
+            self._bar.update(self._task, state=state, total=None if share is None else 1, completed=share or 0)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             print(f"{self._title}: {state}", file=sys.stderr, flush=True)
@@ -127,3 +131,11 @@ def _step_bar() -> Bar:
         console=Console(stderr=True),
         auto_refresh=False,
     )
+
+
+def _duration(seconds: float) -> str:
+    """A length of time in a person's words, to about a tenth of it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

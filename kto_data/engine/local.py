@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ from kto_data.errors import InputError
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
+
+_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
+"""What libraries are told by how many threads they may start; they read it once, before the first line of a worker."""
 
 _UNITS_AHEAD = 2  # units submitted beyond one a job, so that no job waits for the caller
 
@@ -57,12 +61,23 @@ def run(
             initializer(*initargs)
         yield from map(work, units)
         return
+    with _one_thread_each():
+        yield from _run_in_pool(work, units, jobs, (initializer, initargs), is_alone)
+
+
+def _run_in_pool(
+    work: Callable[[Unit], Result],
+    units: Iterable[Unit],
+    jobs: int,
+    start: tuple[Callable[..., None] | None, tuple[object, ...]],
+    is_alone: Callable[[Unit], bool],
+) -> Iterator[Result]:
     others = set(active_children())
     pool = ProcessPoolExecutor(
         max_workers=jobs,
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(initializer, initargs),
+        initargs=start,
     )
     pending: deque[Future[Result]] = deque()
     is_done = False
@@ -87,6 +102,19 @@ def run(
             for worker in set(active_children()) - others:
                 worker.kill()  # whatever handles SIGTERM there may wait for a lock that another killed worker held
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Libraries in worker processes that start meanwhile keep to one thread: the jobs already use every processor. But
+    what the user has set stays."""
+    unset = [name for name in _POOLS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))
+    try:
+        yield
+    finally:
+        for name in unset:
+            os.environ.pop(name, None)
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[object, ...]) -> None:

@@ -114,3 +114,16 @@ def _see(unit: tuple[str, int]) -> list[str]:
     seen = os.listdir(unit[0])
     mine.unlink()
     return seen
+
+
+def threads_of_libraries(unit: int) -> tuple[str | None, str | None]:
+    return os.environ.get("OMP_NUM_THREADS"), os.environ.get("RAYON_NUM_THREADS")
+
+
+def test_libraries_in_a_worker_keep_to_one_thread_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("RAYON_NUM_THREADS", "3")
+    assert list(local.run(threads_of_libraries, [1, 2, 3], jobs=2)) == [("1", "3")] * 3
+    assert "OMP_NUM_THREADS" not in os.environ

@@ -315,6 +315,7 @@ def preprocess_by(model: str, data: Path, cache: Path, fast_after: int | None) -
         build=BuildSettings(model=model, image_root=data.parent, budget=PixelBudget(), fast_after=fast_after),
         shard_rows=1,
         jobs=1,
+        batch_size=4,
     )
     preprocess(settings, lambda *numbers: None)
     ids_by: list[str] = json.loads((cache / "run.json").read_bytes())["ids_by"]

@@ -1,0 +1,1 @@
+"""What other tools do with the same rows, each as a script of its own."""
