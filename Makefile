@@ -75,7 +75,7 @@ contract: install  ## two rows through each supported version of TRL and transfo
 bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate
 	$(BIN)/python -m benchmarks.images
-	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.preprocess --quick
 	$(BIN)/python -m benchmarks.collate
 
 # Needs more than `make install`: the group `fuzz` has no wheel for every platform. A find stays in fuzz-out/ and stops
