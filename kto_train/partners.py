@@ -19,7 +19,7 @@ _TAKERS_TRIED = 32
 """How many groups to either side are asked, of those known to be able to take a row."""
 _FIT_WINDOW = 16
 """How many groups to either side are asked for a row under which a KL sequence fits."""
-_FEW_ROWS, _FEW_GROUPS = 5, 64
+_FEW_ROWS, _FEW_GROUPS = 4, 32
 """Up to this many rows, every order of a group is tried; of so few groups, any two near ones are also dealt anew."""
 _MOST_PAIRS = 20_000
 """How many pairs of groups are tried for an exchange: in data that is cut everywhere, no search would end."""
