@@ -15,15 +15,13 @@ import numpy as np
 import tiny_models
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState, GradientState
-from caches import make_cache, text_records
-from safetensors.torch import load_file
 from test_loss_equality import REFERENCES, Case, assert_equals_stock
-from test_train_cli import make_config, metrics
+from test_resume import assert_same_run
+from transformers import TrainerCallback
 
-from kto_data.errors import ExitCode
+from kto_train.checkpoint import flaw
 from kto_train.reference import as_values
-from kto_train.train import run
+from kto_train.stopping import StopSignals
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -34,7 +32,7 @@ def prepare(folder: Path) -> None:
         tiny_models.build(family, models / family)
         Case(family, models / family, folder / family, "full")
     Case("text", models / "text", folder / "reference", "full")
-    make_cache(folder / "stopped", models / "text", text_records(16))
+    Case("text", models / "text", folder / "stopped", "full")
 
 
 def main(folder: Path) -> None:
@@ -73,35 +71,33 @@ def check_an_unfinished_reference_is_gone_on_with(folder: Path, models: Path) ->
 
 
 def check_a_signal_to_one_rank_stops_both(folder: Path, models: Path) -> None:
-    model = models / "text"
-    if RANK == 1:
-        (folder / "pid").write_text(str(os.getpid()))
-    kto = {"per_device_train_batch_size": 2, "max_steps": 6, "logging_steps": 1}
-
-    def stop_the_other(line: str) -> None:
-        if line.startswith("step 2/"):
-            os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
-
-    def outcome(name: str, resume: str | None = None, say=print) -> int:  # type: ignore[no-untyped-def]
-        forget_the_processes()
-        return run(make_config(folder / "cache", model, folder / name, kto=kto, resume=resume), dry_run=False, say=say)
-
-    assert outcome("whole") == ExitCode.OK
-    assert outcome("broken", say=stop_the_other) == ExitCode.INTERRUPTED
-    (stopped,) = (folder / "broken").glob("checkpoint-*")
-    assert 2 <= int(stopped.name.removeprefix("checkpoint-")) < 6, stopped
-    assert outcome("broken", resume="auto") == ExitCode.OK
-    if RANK == 1:
-        return  # the other one saves the model
-    weights = [load_file(folder / name / "model.safetensors") for name in ("whole", "broken")]
-    assert [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])] == []
-    assert metrics(folder / "broken") == metrics(folder / "whole")
+    """And the run that is gone on with ends where the unbroken one does."""
+    case = Case("text", models / "text", folder, "full", save_strategy="steps", save_steps=100, logging_steps=2)
+    whole, broken = case.cached("cached"), case.cached("cached")
+    whole.train()
+    with StopSignals(print) as signals:
+        broken.add_callback(signals)
+        broken.add_callback(Signal(at_step=1, to_rank=1))
+        broken.train()
+    assert signals.stopped
+    broken.accelerator.wait_for_everyone()
+    checkpoint = folder / "cached" / "checkpoint-1"
+    assert flaw(checkpoint) == ""
+    resumed = case.cached("cached")
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_run(resumed, whole)
 
 
-def forget_the_processes() -> None:
-    """A run ends with its process group; the next one in this process makes its own."""
-    for state in (GradientState, AcceleratorState, PartialState):
-        state._reset_state()
+class Signal(TrainerCallback):  # type: ignore[misc]
+    """SIGTERM, sent to one of the ranks while it is at a step."""
+
+    def __init__(self, *, at_step: int, to_rank: int) -> None:
+        self.at_step = at_step
+        self.to_rank = to_rank
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step == self.at_step - 1 and args.process_index == self.to_rank:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
