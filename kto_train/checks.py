@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _NEEDED = ("torch", "transformers", "datasets", "trl", "accelerate", "peft", "matplotlib")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DEEPSPEED = Path(__file__).parent / "deepspeed"
 _CHECKPOINT_COPIES = 3  # a checkpoint of all weights holds them once and AdamW's two averages
 
 
@@ -104,16 +105,25 @@ def check_backbone(model: Any) -> None:
         )
 
 
-def check_devices() -> None:
-    """Raises `ConfigError` where several GPUs are visible to a single process, which TRL cannot use."""
-    import torch
+def check_strategy(config: TrainConfig) -> None:
+    """Raises `MissingExtraError` and `ConfigError` where the weights cannot be packed or spread as asked."""
+    if config.quantization is not None:
+        require_packages(("bitsandbytes",), extra="quantization", needed_for="`quantization`")
+        if config.lora is None:
+            raise ConfigError(
+                "quantized weights cannot be trained themselves", hint="lora: {r: 16} trains an adapter above them"
+            )
+    if config.deepspeed is not None:
+        require_packages(("deepspeed",), extra="deepspeed", needed_for="`deepspeed`")
+        if not deepspeed_file(config.deepspeed).is_file():
+            known = ", ".join(sorted(path.stem for path in _DEEPSPEED.glob("*.json")))
+            raise ConfigError(f"deepspeed: {config.deepspeed} is neither one of {known} nor a file")
 
-    count = torch.cuda.device_count()
-    if count > 1 and "WORLD_SIZE" not in os.environ:
-        raise ConfigError(
-            f"{count} GPUs are visible to one process",
-            hint=f"torchrun --nproc-per-node {count} -m kto_train …, or CUDA_VISIBLE_DEVICES=0 ktodata train …",
-        )
+
+def deepspeed_file(name: str) -> Path:
+    """The DeepSpeed configuration that `deepspeed: name` means: one that comes with the package, or the user's own."""
+    shipped = _DEEPSPEED / f"{name}.json"
+    return shipped if shipped.is_file() else Path(name)
 
 
 def check_trackers(names: Iterable[str]) -> None:

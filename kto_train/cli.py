@@ -7,10 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from kto_train import config_commands
+
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
+    """Add the commands to the app."""
     app.command()(train)
+    app.add_typer(config_commands.app, name="config")
 
 
 def train(
@@ -28,17 +31,27 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="kto.per_device_train_batch_size and …eval_batch_size")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="kto.learning_rate")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="lora.r; trains an adapter instead of all weights.")] = None,
+    deepspeed: Annotated[str | None, typer.Option(help="z2, z3, z3-offload, or a configuration file.")] = None,
     resume: Annotated[str | None, typer.Option(help="auto, or a checkpoint: go on with an earlier run.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on all machines.", show_default="one a device")
+    ] = None,
+    num_machines: Annotated[int, typer.Option(min=1, help="Machines; start the command on each.")] = 1,
+    machine_rank: Annotated[int, typer.Option(min=0, help="Which of the machines this is, from 0.")] = 0,
+    main_process_ip: Annotated[str | None, typer.Option(help="Address of machine 0.")] = None,
+    main_process_port: Annotated[int | None, typer.Option(help="A port that is free there.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; load no weights.")
     ] = False,
 ) -> int:
     """Train a model with KTO from a cache, by TRL's own trainer.
 
-    Every setting has a place in the YAML file; any field of TRL's KTOConfig goes under `kto`.
+    Every setting has a place in the YAML file; any field of TRL's KTOConfig goes under `kto`. All devices of the
+    machine are used. torchrun -m kto_train … and accelerate launch -m kto_train … start it too.
     """
+    from kto_train import launch
     from kto_train.config import apply_setting, make_config, read_config, set_key
-    from kto_train.train import run
+    from kto_train.train import check_installed, run
 
     settings: dict[str, Any] = read_config(config) if config is not None else {}
     for assignment in set_ or []:
@@ -55,9 +68,22 @@ def train(
         "kto.per_device_eval_batch_size": batch_size,
         "kto.learning_rate": learning_rate,
         "lora.r": lora_rank,
+        "deepspeed": deepspeed,
     }
     for key, value in options.items():
         if value is not None:
             set_key(settings, key.split("."), value)
-    # Progress goes to standard error, as it comes.
-    return run(make_config(settings), dry_run=dry_run, say=lambda line: typer.echo(line, err=True))
+    checked = make_config(settings)
+    check_installed()
+    machines = launch.machines_for(
+        *(num_processes, num_machines, machine_rank, main_process_ip, main_process_port),
+        needs_launcher=checked.deepspeed is not None,
+    )
+    if machines is not None:
+        return launch.launch(settings, machines, dry_run=dry_run, say=_say)
+    return run(checked, dry_run=dry_run, say=_say)
+
+
+def _say(line: str) -> None:
+    """Progress goes to standard error, as it comes."""
+    typer.echo(line, err=True)

@@ -6,6 +6,9 @@
     reference: cached           # or live
     group_by_length: true       # rows of like length are trained together
     lora: null                  # or the fields of peft.LoraConfig
+    freeze: []                  # or patterns: [vision_tower, projector]
+    quantization: null          # or the fields of transformers.BitsAndBytesConfig
+    deepspeed: null             # or z2, z3, z3-offload, or a file
     kto: {}                     # any field of trl.KTOConfig, by TRL's name
     resume: null                # or auto, or a checkpoint
 
@@ -44,6 +47,7 @@ RESERVED_KTO_KEYS: dict[str, str] = {
     "dataloader_drop_last": "leave it out: KL groups hold every row",
     "remove_unused_columns": "leave it out: the cache has no columns to spare",
     "resume_from_checkpoint": "set `resume` at the top",
+    "deepspeed": "set `deepspeed` at the top",
 }
 """Fields of `KTOConfig` that something else here decides, and what to do instead."""
 
@@ -76,6 +80,13 @@ class TrainConfig(_Strict):
         default=True, description="Train rows of like length together: less padding. false: any rows together."
     )
     lora: dict[str, Any] | None = Field(default=None, description="Fields of peft.LoraConfig; null trains all weights.")
+    freeze: list[str] = Field(
+        default=[], description="Weights that are not trained: regular expressions, each found in the names of some."
+    )
+    quantization: dict[str, Any] | None = Field(
+        default=None, description="Fields of transformers.BitsAndBytesConfig: the frozen weights below a LoRA, packed."
+    )
+    deepspeed: str | None = Field(default=None, description="z2, z3, z3-offload, or a DeepSpeed configuration file.")
     kto: dict[str, Any] = Field(default={}, description="Fields of trl.KTOConfig, by TRL's names.")
     resume: str | None = Field(default=None, description="`auto`, or a checkpoint folder.")
 
@@ -122,7 +133,12 @@ def key_lines(path: Path) -> dict[str, int]:
 
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write the settings as `read_config` reads them."""
-    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(to_yaml(config.model_dump()), encoding="utf-8")
+
+
+def to_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as `read_config` reads them."""
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 
 
 def apply_setting(settings: dict[str, Any], assignment: str) -> None:

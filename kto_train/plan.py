@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from kto_data import __version__
 from kto_data.balance import AdmissibleWeights
-from kto_data.errors import ConfigError, first_line
 from kto_data.manifest import read_manifest
 from kto_train import checks
-from kto_train.config import TrainConfig, check_fields
+from kto_train.config import TrainConfig
+from kto_train.libraries import quiet_libraries
 
 if TYPE_CHECKING:
     from trl import KTOConfig
@@ -104,21 +102,22 @@ def make_plan(config: TrainConfig) -> Plan:
     checks.check_output(config)
     checks.check_kto_batch(config)
     checks.check_evaluation(config, manifest)
+    checks.check_strategy(config)
     with quiet_libraries():
         from kto_data.processor import load_processor
+        from kto_train.arguments import check_library_fields, kto_config
         from kto_train.dataset import TRAIN, load_cache, read_rows
         from kto_train.groups import make_groups
 
-        _check_library_fields(config)
+        check_library_fields(config)
         cache = load_cache(config.cache, config.image_root)
         processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
         checks.check_cache_and_model(manifest, processor)
         checks.check_weights_are_there(config.model)
-        checks.check_devices()
         rows = read_rows(cache[TRAIN])
         num_desirable = int(rows.label.sum())
         balance = checks.chosen_weights(config.weights, num_desirable, len(rows) - num_desirable)
-        args = _kto_config(config, balance, has_images=processor.has_images)
+        args = kto_config(config, balance, has_images=processor.has_images)
         checks.check_trackers(args.report_to)
         groups = make_groups(rows, args, manifest.max_length, by_length=config.group_by_length)
         num_steps = _num_steps(args, groups)
@@ -136,67 +135,8 @@ def make_plan(config: TrainConfig) -> Plan:
     )
 
 
-def _check_library_fields(config: TrainConfig) -> None:
-    from peft import LoraConfig
-    from trl import KTOConfig
-
-    check_fields(config.kto, KTOConfig, "kto")
-    if config.lora is not None:
-        check_fields(config.lora, LoraConfig, "lora")
-
-
-def _kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: bool) -> KTOConfig:
-    import torch
-    from trl import KTOConfig
-
-    settings: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
-    if not torch.accelerator.is_available():
-        settings |= {"use_cpu": True, "bf16": False}
-    if has_images:
-        settings["dataloader_num_workers"] = max(1, min(4, (os.cpu_count() or 1) // 2))
-    settings |= config.kto
-    settings |= {
-        "output_dir": config.output_dir,
-        "seed": config.seed,
-        "trust_remote_code": config.trust_remote_code,
-        "max_length": None,
-        "desirable_weight": balance.desirable_weight,
-        "undesirable_weight": balance.undesirable_weight,
-        "precompute_ref_log_probs": config.reference == "cached",
-        # A pickle runs what it says when it is read.
-        "model_init_kwargs": {**(config.kto.get("model_init_kwargs") or {}), "use_safetensors": True},
-    }
-    try:
-        return KTOConfig(**settings)
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"kto: {first_line(error)}") from None
-
-
 def _num_steps(args: KTOConfig, groups: Groups) -> int:
     if args.max_steps > 0:
         return int(args.max_steps)
     per_epoch = -(-len(groups) // args.world_size // args.gradient_accumulation_steps)
     return int(-(-per_epoch * args.num_train_epochs // 1))
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Libraries' warnings and progress bars out of the way; errors stay."""
-    import warnings
-
-    import datasets
-    import transformers
-
-    verbosity = transformers.utils.logging.get_verbosity()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
-        try:
-            yield
-        finally:
-            transformers.utils.logging.set_verbosity(verbosity)
-            transformers.utils.logging.enable_progress_bar()
-            datasets.enable_progress_bars()

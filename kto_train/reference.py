@@ -178,12 +178,13 @@ def weights_hash(model: torch.nn.Module) -> str:
     adapter = None if base is None else base.prefix
     state = {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in model.state_dict(keep_vars=True).items()
         if adapter is None or adapter not in name or ".ref." in name
     }
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        tensor = getattr(tensor, "ds_tensor", tensor)  # under ZeRO-3 the part of it that this rank holds
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 

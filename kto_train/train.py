@@ -22,7 +22,8 @@ from kto_data.training import NO_KL_LOSS
 from kto_train import checks
 from kto_train.checkpoint import remove_unfinished, step_of
 from kto_train.config import TrainConfig, write_config
-from kto_train.plan import Plan, make_plan, quiet_libraries
+from kto_train.libraries import quiet_libraries
+from kto_train.plan import Plan, make_plan
 from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, what_matters
 
 if TYPE_CHECKING:
@@ -35,17 +36,22 @@ _AFTER_FULL = "free some space there, then --resume auto"
 
 def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     """Train; returns the exit code. Raises `KtoDataError` for all that is wrong with what was asked for."""
-    # Before any import that reads it: loaders fork their workers.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    check_installed()
     if not _is_main_process():
         say = _nothing  # under torchrun, one voice is enough
-    checks.check_installed()
     plan = make_plan(config)
     for line in plan.lines():
         say(line)
     if dry_run:
         return ExitCode.OK
     return _train(plan, say)
+
+
+def check_installed() -> None:
+    """Raises `ConfigError` and `MissingExtraError` for what is installed and what is not."""
+    # Before any import that reads it: loaders fork their workers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    checks.check_installed()
 
 
 def _is_main_process() -> bool:
@@ -148,6 +154,7 @@ def _checkpoint(plan: Plan, record: RunRecord, say: Any) -> Path | None:
 def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
     from transformers import PrinterCallback
 
+    from kto_train.strategy import lora_config, quantization_config
     from kto_train.trainer import CachedKTOTrainer
 
     config = plan.config
@@ -161,7 +168,9 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
             groups=plan.groups,
             group_by_length=config.group_by_length,
             reference_folder=beside if os.access(config.cache, os.W_OK) else Path(config.output_dir) / "reference",
-            peft_config=_peft_config(config),
+            freeze=config.freeze,
+            quantization_config=quantization_config(config),
+            peft_config=lora_config(config),
             callbacks=callbacks,
         )
     except OSError as error:
@@ -172,18 +181,6 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
         raise ConfigError(f"the trainer refuses it: {first_line(error)}") from None
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _peft_config(config: TrainConfig) -> Any:
-    if config.lora is None:
-        return None
-    from peft import LoraConfig
-
-    settings = {"target_modules": "all-linear", "task_type": "CAUSAL_LM", **config.lora}
-    try:
-        return LoraConfig(**settings)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"lora: {first_line(error)}") from None
 
 
 @contextmanager

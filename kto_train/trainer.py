@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import KTOConfig, KTOTrainer
-from trl.models.utils import disable_gradient_checkpointing
+from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
 from kto_data.balance import admissible_weights
@@ -40,6 +41,7 @@ from kto_train.dataset import EVAL, TRAIN, Cache, read_rows
 from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors
+from kto_train.strategy import freeze_weights
 from kto_train.window import restore_window, save_window
 
 logger = logging.getLogger("kto_train")
@@ -51,13 +53,15 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
     `cache` comes from `load_cache`; its `train` split is trained, and its `eval` split is evaluated where `args` asks
     for evaluation. `args.precompute_ref_log_probs` works for images too: the values are kept under `reference_folder`
     (default: beside the cache). `args.max_length` has no effect: the cache is within its own. `groups` are made from
-    the cache unless given: of rows of like length, or with `group_by_length=False` of any. Everything else is as in
-    `KTOTrainer`; `options` are its remaining arguments.
+    the cache unless given: of rows of like length, or with `group_by_length=False` of any. Weights whose name one of
+    the patterns of `freeze` is found in are not trained; a pattern that is found in none raises `ConfigError`.
+    Everything else is as in `KTOTrainer`; `options` are its remaining arguments.
     """
 
     _signature_columns: list[str] | None  # transformers fills it when it first needs it
     calculate_KL: bool  # whether the loss has a KL term
     resumed_from: Path | None = None
+    _precompute_engine: Any  # DeepSpeed's engine of the reference model, once there is one
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         groups: Groups | None = None,
         group_by_length: bool = True,
         reference_folder: Path | None = None,
+        freeze: Iterable[str] = (),
         **options: Any,
     ) -> None:
         self.cache = cache
@@ -102,6 +107,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             **options,
         )
         check_backbone(self.model)
+        freeze_weights(self.model, freeze)
         self.add_callback(_Progress(self))
 
     # -- data ---------------------------------------------------------------------------------------------------
@@ -189,6 +195,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
 
     def _compute_reference(self, dataset: Dataset, name: str, groups: Groups, parts: reference.Parts) -> None:
         unfinished = self._store.unfinished(parts)
+        model = self._placed_model()
         was_training = self.model.training
         self.model.eval()
         values = ReferencePass(
@@ -196,7 +203,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             unfinished=unfinished,
             title=f"reference log-probabilities of {name}",
             batches=lambda own: self._unprepared_batches(dataset, own),
-            log_probs=lambda batch: self.compute_ref_log_probs(self.model, batch),
+            log_probs=lambda batch: self.compute_ref_log_probs(model, batch),
             where=lambda row: source_of(dataset[row]),
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
@@ -212,7 +219,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         return {
             "cache": self.cache.manifest.fingerprint,
             "split": name,
-            "weights": reference.weights_hash(self.model),
+            "weights": "".join(dict.fromkeys(gather_object([reference.weights_hash(self.model)]))),
             "batch size": groups.largest,
             "seed": self.args.seed,
             "devices": self.args.world_size,
@@ -223,6 +230,15 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             "image processor": self._image_backend,
             **{name: version(name) for name in ("torch", "transformers")},
         }
+
+    def _placed_model(self) -> Any:
+        """The model as it can be run before `train` prepares it: DeepSpeed has left it in pieces (ZeRO-3) or not on its
+        device, and gathers it as an inference engine."""
+        if not self.is_deepspeed_enabled:
+            return self.model
+        if self._precompute_engine is None:
+            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+        return self._precompute_engine
 
     def _unprepared_batches(self, dataset: Dataset, batches: list[list[int]]) -> DataLoader[Any]:
         return DataLoader(

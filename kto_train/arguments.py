@@ -1,0 +1,65 @@
+"""The settings of a training as TRL takes them: `TrainConfig` to `KTOConfig`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from trl import KTOConfig
+
+from kto_data.balance import AdmissibleWeights
+from kto_data.errors import ConfigError, first_line
+from kto_train.checks import deepspeed_file
+from kto_train.config import TrainConfig, check_fields
+
+
+def check_library_fields(config: TrainConfig) -> None:
+    """Raises `ConfigError` for a key under `kto` or `lora` that TRL or peft does not know, or of a wrong type."""
+    from peft import LoraConfig
+
+    check_fields(config.kto, KTOConfig, "kto")
+    if config.lora is not None:
+        check_fields(config.lora, LoraConfig, "lora")
+
+
+def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: bool) -> KTOConfig:
+    """What TRL's trainer is told. Raises `ConfigError` where it refuses it."""
+    settings: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
+    if not torch.accelerator.is_available():
+        # With `use_cpu`, transformers would not start DeepSpeed.
+        settings |= {"use_cpu": config.deepspeed is None, "bf16": False}
+    if has_images:
+        settings["dataloader_num_workers"] = max(1, min(4, (os.cpu_count() or 1) // 2))
+    settings |= config.kto
+    settings |= {
+        "output_dir": config.output_dir,
+        "seed": config.seed,
+        "trust_remote_code": config.trust_remote_code,
+        "max_length": None,
+        "desirable_weight": balance.desirable_weight,
+        "undesirable_weight": balance.undesirable_weight,
+        "precompute_ref_log_probs": config.reference == "cached",
+        # A pickle runs what it says when it is read.
+        "model_init_kwargs": {**(config.kto.get("model_init_kwargs") or {}), "use_safetensors": True},
+    }
+    if config.deepspeed is not None:
+        settings["deepspeed"] = str(deepspeed_file(config.deepspeed))
+        if not torch.accelerator.is_available():
+            settings["accelerator_config"] = {"use_configured_state": True}
+            _start_deepspeed_without_a_device()
+    try:
+        return KTOConfig(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"kto: {first_line(error)}") from None
+
+
+def _start_deepspeed_without_a_device() -> None:
+    """DeepSpeed on processors alone, for a rehearsal: accelerate starts it on devices, and gloo for plain runs."""
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    state = PartialState(cpu=True, backend="gloo")
+    state.distributed_type = DistributedType.DEEPSPEED

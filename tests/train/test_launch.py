@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from caches import make_cache, text_records
+from conftest import TinyModel
+from safetensors.torch import load_file
+
+from kto_data.cli import main
+from kto_data.errors import ConfigError, ExitCode
+from kto_train import launch
+from kto_train.launch import Machines, machines_for
+
+
+@pytest.fixture(scope="module")
+def text_cache(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("launch"), tiny_model("text"), text_records(16))
+
+
+def command(cache: Path, model: Path, output: Path, *options: str) -> list[str]:
+    return [
+        *("train", "--cache", str(cache), "--model", str(model), "--output", str(output), "--batch-size", "2"),
+        *("--num-processes", "2", *options),
+    ]
+
+
+def last_step(output: Path) -> int:
+    checkpoints = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    return max(int(path.name.rpartition("-")[2]) for path in checkpoints)
+
+
+def test_each_process_is_told_its_place() -> None:
+    machines = Machines(num_processes=4, num_machines=2, machine_rank=1, main_process_ip="h", main_process_port=29500)
+    assert [(v["RANK"], v["LOCAL_RANK"], v["WORLD_SIZE"], v["LOCAL_WORLD_SIZE"]) for v in machines.environments()] == [
+        ("2", "0", "4", "2"),
+        ("3", "1", "4", "2"),
+    ]
+    assert {(v["MASTER_ADDR"], v["MASTER_PORT"]) for v in machines.environments()} == {("h", "29500")}
+
+
+@pytest.mark.parametrize(
+    ("machines", "told"),
+    [
+        ((3, 2, 0, "h", 1), "3 processes cannot be spread evenly over 2 machines"),
+        ((4, 2, 2, "h", 1), "--machine-rank 2: must be 0 to 1"),
+        ((4, 2, 0, "h", None), "several machines need to agree on a port"),
+        ((4, 2, 0, None, 1), "several machines need to know the first one"),
+    ],
+)
+def test_machines_that_cannot_be_are_refused(machines: tuple[int, int, int, str | None, int | None], told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        machines_for(*machines, needs_launcher=False)
+    assert raised.value.what == told
+
+
+def test_one_process_needs_no_launcher_and_a_launched_one_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machines_for(1, 1, 0, None, None, needs_launcher=False) is None
+    assert machines_for(1, 1, 0, None, None, needs_launcher=True) is not None
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert machines_for(2, 1, 0, None, None, needs_launcher=False) is None
+
+
+def test_a_rank_that_fails_ends_the_others_and_gives_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_GRACE", 0.5)
+    waits = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    fails = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+    assert launch._wait([waits, fails]) == 1
+    assert (waits.returncode, fails.returncode) == (-signal.SIGKILL, 2)
+
+
+def test_two_processes_train_one_model_and_one_speaks(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(text_cache, tiny_model("text"), tmp_path / "run", "--max-steps", "2")
+    assert main(arguments) == ExitCode.OK
+    said = capfd.readouterr().err
+    assert said.count("steps      2, of 2 groups each") == 1
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["matters"]["devices"] == 2
+
+
+@pytest.mark.slow
+def test_deepspeed_trains_to_the_same_weights(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    found = {}
+    for strategy in ("null", "z2", "z3"):
+        options = ("--max-steps", "2", "--set", f"deepspeed={strategy}")
+        assert main(command(text_cache, tiny_model("text"), tmp_path / strategy, *options)) == ExitCode.OK
+        found[strategy] = load_file(tmp_path / strategy / "model.safetensors")
+    for strategy in ("z2", "z3"):
+        apart = {name: float((value - found[strategy][name]).abs().max()) for name, value in found["null"].items()}
+        assert max(apart.values()) < 1e-6, (strategy, apart)
+
+
+def test_what_is_wrong_with_a_config_is_said_once(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(text_cache, tiny_model("text"), tmp_path / "run", "--set", "kto.eval_strategy=steps")
+    assert main(arguments) == ExitCode.USAGE
+    assert capfd.readouterr().err.count("error: kto.eval_strategy asks") == 1
+
+
+def test_a_signal_to_the_launcher_ends_all_with_a_checkpoint(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = command(text_cache, tiny_model("text"), output, "--epochs", "1000", "--set", "reference=live")
+    with subprocess.Popen(
+        [sys.executable, "-m", "kto_data", *arguments], stderr=subprocess.PIPE, env={**os.environ}, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("step "):
+                process.send_signal(signal.SIGTERM)
+                break
+        said += process.stderr.readlines()
+        assert process.wait() == ExitCode.INTERRUPTED, "".join(said)
+    assert last_step(output) >= 1
+    assert json.loads((output / "run.json").read_text())["status"] == "interrupted"
+    assert any("--resume auto" in line for line in said)
