@@ -148,19 +148,9 @@ def test_a_prompt_that_fills_max_length_trains_nothing(tiny_model: TinyModel, tm
     assert stock.state.log_history[0]["loss"] == 0.5
     assert stock.state.log_history[0]["grad_norm"] == 0.0
     data, cache = write_jsonl(tmp_path / "data.jsonl", records), tmp_path / "made"
-    options = [
-        "--model",
-        str(tiny_model("llava")),
-        "--output",
-        str(cache),
-        "--max-length",
-        "64",
-        "--too-long",
-        "drop",
-        "--jobs",
-        "1",
-    ]
-    assert main(["preprocess", str(data), *options]) in (ExitCode.OK, ExitCode.FINDINGS)
+    options = ["--model", str(tiny_model("llava")), "--output", str(cache), "--jobs", "1"]
+    limit = ["--max-length", "256", "--too-long", "drop"]
+    assert main(["preprocess", str(data), *options, *limit]) in (ExitCode.OK, ExitCode.FINDINGS)
     counts = json.loads((cache / "manifest.json").read_text())["splits"]["train"]["counts"]
     assert (counts["read"], counts["kept"], counts["dropped"]) == (6, 2, {"KTO502": 4})
     assert len((cache / "rejects.jsonl").read_text().splitlines()) == 4
