@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
-from itertools import islice
+from itertools import accumulate, islice
 from typing import BinaryIO, NamedTuple
 
 from kto_data import json_array, parquet
@@ -84,6 +84,14 @@ class Block:
         start = self.ends[index - 1] + 1 if index else 0
         stop = self.ends[index] + 1 if index < len(self.ends) else len(self.data)
         return _as_line(self.path, self.first_line + index, self.byte_start + start, self.data[start:stop])
+
+    @property
+    def joined(self) -> tuple[bytes, Sequence[int]]:
+        """The lines one after another, and where each ends: before its line end, if it has one."""
+        if self.given:
+            data = b"\n".join([line.raw for line in self.given])
+            return data, list(accumulate([len(line.raw) + 1 for line in self.given], initial=-1))[1:]
+        return self.data, self.ends if self.data.endswith(b"\n") else (*self.ends, len(self.data))
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -174,18 +182,21 @@ class Chunk:
             raise changed(file_path)
 
     def _plain_blocks(self) -> Iterator[Block]:
-        number, offset = self.first_line, self.byte_start
-        with reading(self.path), self._open() as file:
+        number, offset, rest = self.first_line, self.byte_start, b""
+        with reading(self.path), self._open(buffering=0) as file:
             while offset < self.byte_stop:
-                data = file.read(min(_BLOCK_BYTES, self.byte_stop - offset))
-                if not data.endswith(b"\n"):
-                    data += file.readline(self.byte_stop - offset - len(data))
-                if not data:
+                num_left = self.byte_stop - offset - len(rest)
+                read = file.read(min(max(_BLOCK_BYTES, len(rest)), num_left))  # more and more where a line is long
+                if not read and num_left:
                     raise changed(self.path)
-                ends = tuple(line_ends(data))
-                yield Block(path=self.path, first_line=number, byte_start=offset, data=data, ends=ends)
-                number += len(ends)
-                offset += len(data)
+                # Up to the last line end; up to the end where that is all.
+                end = len(read) if len(read) == num_left else read.rfind(b"\n") + 1
+                data, rest = b"".join((rest, memoryview(read)[:end])), read[end:] if end else rest + read
+                if end:
+                    ends = tuple(line_ends(data))
+                    yield Block(path=self.path, first_line=number, byte_start=offset, data=data, ends=ends)
+                    number += len(ends)
+                    offset += len(data)
 
     def _spanned_lines(self) -> Iterator[Line]:
         with reading(self.path), self._open() as file:
@@ -210,11 +221,11 @@ class Chunk:
             yield Line(self.path, number, 0, raw)
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self, buffering: int = READ_BYTES) -> Iterator[BinaryIO]:
         if self.payload is not None:
             yield BytesIO(self.payload)
             return
-        with open(self.local, "rb", buffering=READ_BYTES) as file:
+        with open(self.local, "rb", buffering=buffering) as file:
             file.seek(self.byte_start)
             yield file
 

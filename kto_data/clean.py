@@ -9,11 +9,11 @@ and none may be laxer.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -21,11 +21,12 @@ from msgspec import UNSET
 
 from kto_data.check import CODES_OF_WHOLE_RECORDS, CheckedLine, CheckedRecord, LineChecker
 from kto_data.chunk import Block, Line
-from kto_data.digest import SampleDigest, as_json, completion_digest, prompt_digest
+from kto_data.digest import SampleDigest, add_text, as_json, prompt_digest, seed_of
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.formats import Format
+from kto_data.frames import Frame, find_frame
 from kto_data.json_array import MAX_COMMAS
-from kto_data.marks import are_objects_apart, count_delimiters, find_beginnings
+from kto_data.marks import count_delimiters, find_beginnings
 from kto_data.row import Row
 from kto_data.rules.base import Stage
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
@@ -41,10 +42,7 @@ are asked themselves."""
 
 _PLACEHOLDER = IMAGE_PLACEHOLDER.encode()
 _BEGINNINGS = {**TOKEN_BEGINNINGS, _PLACEHOLDER[:1]: TOKEN_BEGINNINGS[_PLACEHOLDER[:1]] | {_PLACEHOLDER[:3]}}
-_Told = tuple[tuple[str, ...], list[str], str]
-"""The roles of all messages, the texts of the prompt, the completion."""
-
-_NOTHING: _Told = ((), [], "")
+_MANY_KINDS = 10_000  # more are not remembered
 _NO_IMAGES: list[str] = []
 
 
@@ -53,19 +51,30 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: str
 
 
-_MAY_BE_LEFT_OUT = {"images": list[str], "id": int | str | None, "source": str | None}
+_Id = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # larger ones are looked at
+_MAY_BE_LEFT_OUT: dict[str, Any] = {"images": list[str], "id": _Id | str | None, "source": str | None}
 
 
 @dataclass(slots=True)
 class Sifted:
-    """What the gate says of some lines. Each column has an entry a line; that of a doubtful line means nothing."""
+    """What the gate says of some lines. Columns have an entry for each line that is not doubtful, in their order."""
 
     prompts: list[int] = field(default_factory=list)  # 64-bit numbers, see `kto_data.digest`
     completions: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)  # of completions, in characters
     shapes: list[tuple[bool, int, int, str]] = field(default_factory=list)  # see `Shape`
-    images: dict[int, list[str]] = field(default_factory=dict)  # by index: of the records that have any
+    images: dict[int, list[str]] = field(default_factory=dict)  # by place in the columns: of records that have any
     doubtful: list[int] = field(default_factory=list)  # indices of the lines that need a closer look, ascending
+
+
+class _Kind:
+    """What is remembered of records with the same label and messages of the same roles, in their order."""
+
+    __slots__ = ("frame", "seed")
+
+    def __init__(self, roles: Sequence[str]) -> None:
+        self.seed = seed_of(tuple(roles))
+        self.frame = Frame((b"",) * len(roles), b"")  # the last one that was found; none is like this
 
 
 class Gate:
@@ -84,20 +93,19 @@ class Gate:
             known = kind | msgspec.UnsetType if takes((name,)) else msgspec.UnsetType
             fields.append((name, known, UNSET))
         row = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False)
-        self._decoder = msgspec.json.Decoder(row)
-        self._no_row = row(messages=[], label=False)  # which is none to let pass
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
+        self._kinds: dict[tuple[bool | str, ...], _Kind | None] = {}
 
     def sift(self, block: Block) -> Sifted:
         """Judge all lines of a block."""
-        rows = self._decode_all(block) if self._may_judge else None
-        if rows is None:
-            rows = [self._decode(block.line(index).raw) for index in range(len(block))]
-        return self._judge(rows, block.path)
+        if not self._may_judge:
+            return Sifted(doubtful=list(range(len(block))))
+        return self._judge(*block.joined, block.path)
 
     def clean(self, raw: bytes, data_path: str) -> tuple[SampleDigest, int, Shape] | None:
         """The digest, the length of the completion and the shape of the one record in `raw`; None where a closer look
         is needed."""
-        found = self._judge([self._decode(raw)], data_path)
+        found = self.sift(Block(path=data_path, given=(Line(data_path, 1, 0, raw),)))
         if found.doubtful:
             return None
         return SampleDigest(found.prompts[0], found.completions[0]), found.lengths[0], Shape(*found.shapes[0])
@@ -121,85 +129,106 @@ class Gate:
             source=row.source,
         )
 
-    def _decode_all(self, block: Block) -> list[Any] | None:
-        """The records of whole lines; None where not each line has just one, of the fields that are known here."""
-        # A block that is longer than a record may be has one line, or nearly so.
-        if len(block.data) > MAX_COMMAS or not are_objects_apart(block.data, block.ends):
-            return None
-        try:
-            rows = self._decoder.decode_lines(block.data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        if len(rows) != len(block) or 2 * sum(map(_count_strings, rows)) != count_delimiters(block.data):
-            return None
-        return rows
-
-    def _decode(self, raw: bytes) -> Any:
-        """The record of a line, or one that is never let pass."""
-        if not self._may_judge or len(raw) > MAX_COMMAS:  # so long that it may be too large to be parsed
-            return self._no_row
-        try:
-            row = self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._no_row
-        return row if 2 * _count_strings(row) == count_delimiters(raw) else self._no_row
-
-    def _judge(self, rows: Sequence[Any], data_path: str) -> Sifted:
-        # Row by row and not column by column: so that what is made of a row is used while it is in the cache.
-        sifted = Sifted()
+    def _judge(self, data: bytes, ends: Sequence[int], path: str) -> Sifted:
+        # Line by line, and of each nothing is kept: so that all is done within the cache. Nothing is called here that
+        # most lines do without.
+        sifted, doubtful = Sifted(), []
         prompts, completions, lengths, shapes = sifted.prompts, sifted.completions, sifted.lengths, sifted.shapes
-        for index, row in enumerate(rows):
-            told = _told(row)
-            roles, texts, completion = told or _NOTHING
-            prompt_json, completion_json = as_json(texts), as_json(completion)
-            images = row.images or _NO_IMAGES
+        with_tokens, with_placeholders = _lines_with_tokens(data, ends)
+        decode, kinds = self._decoder.decode, self._kinds
+        stop = -1
+        for index, end in enumerate(ends):
+            start, stop = stop + 1, end
+            try:
+                row = decode(data[start:stop])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                doubtful.append(index)
+                continue
+            messages, images = row.messages, row.images or _NO_IMAGES
+            key = (row.label, *[message.role for message in messages])
+            kind = kinds[key] if key in kinds else self._meet(key)
+            # What is so long may have too many values.
+            if kind is None or index in with_tokens or stop - start > MAX_COMMAS:
+                doubtful.append(index)
+                continue
+            texts = [message.content for message in messages]
+            (gaps, behind), place, prompt, digest, text = kind.frame, start, 0, kind.seed, b""
+            for gap, content in zip(gaps, texts, strict=False):
+                prompt, text = digest, as_json(content)
+                digest = add_text(text, prompt)
+                if not data.startswith(gap, place):
+                    place = stop  # which no line that has a frame comes to
+                place += len(gap) + len(text)
             if (
-                told is None
-                or _may_hold_tokens(prompt_json, bool(images))
-                or _may_hold_tokens(completion_json, False)
-                or (images and not self._are_clean_images(images, told, data_path))
+                (data[place:stop] != behind and not self._is_sound(row, data[start:stop], kind))
+                or ((images or index in with_placeholders) and not self._are_shown(images, texts, path))
+                # A text that begins with a visible character of ASCII is not empty; others are looked at.
+                or (not "!" <= min(texts) <= max(texts) < "\x7f" and any(map(is_blank, texts)))
             ):
-                sifted.doubtful.append(index)
-            elif images:
-                sifted.images[index] = images
-            prompts.append(prompt_digest(roles, prompt_json, images))
-            completions.append(completion_digest(completion_json))
-            lengths.append(len(completion))
-            shapes.append((row.label, len(row.messages), len(images), row.source or ""))
+                doubtful.append(index)
+                continue
+            if images:
+                sifted.images[len(prompts)] = images
+                prompt = prompt_digest(prompt, images)
+            prompts.append(prompt)
+            completions.append(add_text(text))
+            lengths.append(len(content))
+            shapes.append((row.label, len(texts), len(images), row.source or ""))
+        sifted.doubtful = doubtful
         return sifted
 
-    def _are_clean_images(self, images: list[str], told: _Told, data_path: str) -> bool:
-        _, prompt, completion = told
-        placeholders = sum([text.count(IMAGE_PLACEHOLDER) for text in prompt])
-        if placeholders != len(images) or IMAGE_PLACEHOLDER in completion:
+    def _meet(self, key: tuple[Any, ...]) -> _Kind | None:
+        """What is remembered of records of a label, and of roles that come first here; None where their order is one
+        to be found fault with."""
+        if len(self._kinds) >= _MANY_KINDS:
+            self._kinds.clear()
+        _, *roles = key
+        self._kinds[key] = _Kind(tuple(roles)) if _are_in_order(roles) else None
+        return self._kinds[key]
+
+    def _is_sound(self, row: Any, line: bytes, kind: _Kind) -> bool:
+        """Whether no key of a record is written twice, and no token hidden by its spelling. Its frame is remembered."""
+        texts = [as_json(message.content) for message in row.messages]
+        frame = find_frame(line, texts)
+        # Each string begins and ends with a quotation mark. Where there are more, the parser dropped a key.
+        if frame is None:
+            may_hold_tokens = any(_may_hold_tokens(text, bool(row.images)) for text in texts)
+            return count_delimiters(line) == 2 * _count_strings(row) and not may_hold_tokens
+        if frame.num_marks != 2 * (_count_strings(row) - len(texts)):
             return False
-        return self._checker.are_clean_images(images, data_path)
+        kind.frame = frame
+        return True
+
+    def _are_shown(self, images: list[str], texts: list[str], path: str) -> bool:
+        """Whether there is a placeholder for each image, none of them in the completion, and no fault in any image."""
+        counts = [text.count(IMAGE_PLACEHOLDER) for text in texts]
+        return sum(counts) == len(images) and not counts[-1] and self._checker.are_clean_images(images, path)
 
 
-def _told(row: Any) -> _Told | None:
-    """What is said in a record; None unless the roles are in order and no text is empty."""
-    messages = row.messages
-    roles = tuple([message.role for message in messages])
-    if not _are_in_order(roles):
-        return None
-    texts = [message.content for message in messages]
-    for text in texts:
-        # A text that begins with a visible character is not empty; others are looked at.
-        if not "!" <= text[:1] <= "~" and is_blank(text):
-            return None
-    if type(row.id) is int and not -(1 << 63) <= row.id < 1 << 64:
-        return None
-    return roles, texts, texts.pop()
+def _lines_with_tokens(data: bytes, ends: Sequence[int]) -> tuple[set[int], set[int]]:
+    """The indices of the lines in whose bytes a control token may be, and of those where a placeholder is."""
+    with_tokens, with_placeholders = set(), set()
+    for place in find_beginnings(data, _BEGINNINGS):
+        if data.startswith(_PLACEHOLDER, place):
+            with_placeholders.add(bisect_left(ends, place))
+        elif may_be_control_token(data, place):
+            with_tokens.add(bisect_left(ends, place))
+    return with_tokens, with_placeholders
 
 
 def _may_hold_tokens(spelled: bytes, has_images: bool) -> bool:
-    """Whether there may be a control token in what `as_json` made of texts, or placeholders where no images are."""
-    if b"<" not in spelled and spelled.find(b"[", 1) < 0:
-        return False
+    """Whether there may be a control token in what `as_json` made of a text, or a placeholder where no images are."""
     return any(
         may_be_control_token(spelled, place) or (not has_images and spelled.startswith(_PLACEHOLDER, place))
         for place in find_beginnings(spelled, _BEGINNINGS)
     )
+
+
+def _are_in_order(roles: Sequence[str]) -> bool:
+    """Whether the roles take turns as they should and end with the assistant."""
+    if len(roles) < 2 or roles[-1] != "assistant":
+        return False
+    return all(role in MAY_FOLLOW.get(before, ()) for before, role in pairwise(("", *roles)))
 
 
 def _count_strings(row: Any) -> int:
@@ -216,11 +245,3 @@ def _count_strings(row: Any) -> int:
     if row.source is not UNSET:
         number += 1 + (row.source is not None)
     return number
-
-
-@lru_cache(maxsize=4096)
-def _are_in_order(roles: tuple[str, ...]) -> bool:
-    """Whether the roles take turns as they should and end with the assistant."""
-    if len(roles) < 2 or roles[-1] != "assistant":
-        return False
-    return all(role in MAY_FOLLOW.get(before, ()) for before, role in pairwise(("", *roles)))

@@ -37,31 +37,32 @@ class SampleDigest(NamedTuple):
         return join_digests(self.prompt, self.completion)
 
 
-def prompt_digest(roles: tuple[str, ...], texts: bytes, images: Sequence[str] = (), tools: object = None) -> int:
+def prompt_digest(texts: int, images: Sequence[str] = (), tools: object = None) -> int:
     """The number of a prompt.
 
-    `roles` are those of all messages; `texts` is what `as_json` makes of the texts of all but the last, with
-    placeholders for the images.
+    `texts` is what `add_text` made of the text of each message but the last, with placeholders for the images,
+    beginning with `seed_of` the roles of all messages.
     """
     if images:
-        texts += as_json(images)
+        texts = add_text(as_json(images), texts)
     if tools is not None:
-        texts += b"\x1d" + orjson.dumps(tools, option=orjson.OPT_SORT_KEYS)
-    return xxhash.xxh3_64_intdigest(texts, _seed(roles))
+        texts = add_text(orjson.dumps(tools, option=orjson.OPT_SORT_KEYS), ~texts & _MASK)
+    return texts
 
 
 @lru_cache(maxsize=4096)
-def _seed(roles: tuple[str, ...]) -> int:
-    return xxhash.xxh3_64_intdigest(as_json(roles))
+def seed_of(roles: tuple[str, ...]) -> int:
+    """What the roles of all messages of a sample add to the number of its prompt."""
+    return add_text(as_json(roles))
 
 
-def completion_digest(text: bytes) -> int:
-    """The number of a completion, from what `as_json` makes of its text."""
-    return xxhash.xxh3_64_intdigest(text)
+add_text = xxhash.xxh3_64_intdigest
+"""The number of a text, from what `as_json` makes of it, joined to the number before it."""
 
 
 as_json = orjson.dumps
-"""Strings in one spelling, whatever theirs was; for ASCII and other texts alike faster than `str.encode`."""
+"""Strings in one spelling, whatever theirs was: the shortest; for ASCII and other texts alike faster than
+`str.encode`."""
 
 
 @lru_cache(maxsize=50_000)  # an image stands in many records
@@ -93,10 +94,12 @@ def join_digests(prompt: _Number, completion: _Number) -> _Number:
 def record_digest(record: Record) -> SampleDigest:
     """The numbers of a record, the same whichever way its contents are written."""
     roles = tuple(message.role for message in record.messages)
-    texts = as_json([message_text(message) for message in record.prompt])
+    prompt = seed_of(roles)
+    for message in record.prompt:
+        prompt = add_text(as_json(message_text(message)), prompt)
     return SampleDigest(
-        prompt_digest(roles, texts, record.images, record.tools or None),
-        completion_digest(as_json(message_text(record.completion))),
+        prompt_digest(prompt, record.images, record.tools or None),
+        add_text(as_json(message_text(record.completion))),
     )
 
 

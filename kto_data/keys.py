@@ -138,13 +138,15 @@ class KeyGatherer:
         for block in task.chunk.blocks():
             sifted = gate.sift(block)
             doubtful = set(sifted.doubtful)
+            place = 0  # in the columns
             for index in range(len(block)):
                 paths: Iterable[str] = ()
                 if index not in doubtful:
-                    label, _, _, source = sifted.shapes[index]
-                    digest = SampleDigest(sifted.prompts[index], sifted.completions[index])
+                    label, _, _, source = sifted.shapes[place]
+                    digest = SampleDigest(sifted.prompts[place], sifted.completions[place])
                     keys.add(line, digest, label, source)
-                    paths = sifted.images.get(index, ())
+                    paths = sifted.images.get(place, ())
+                    place += 1
                 else:
                     checked = checker.check(block.line(index))
                     if not checked.is_trainable:

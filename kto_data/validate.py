@@ -175,23 +175,24 @@ class _Worker:
             sifted = gate.sift(block)
             _note_clean_images(sifted, checker, facts)
             numbers = block.numbers
-            start, end = 0, len(block)
-            for stop in (*sifted.doubtful, end):
+            start = done = 0  # lines, and those of them that are clean
+            for stop in (*sifted.doubtful, len(block)):
                 if start < stop:
-                    run = slice(start, stop)
+                    run = slice(done, done + stop - start)
                     facts.add_format(gate.format, numbers[start])
                     facts.add_samples(
-                        sifted.prompts[run], sifted.completions[run], numbers[run], sifted.lengths[run],
+                        sifted.prompts[run], sifted.completions[run], numbers[start:stop], sifted.lengths[run],
                         sifted.shapes[run],
                     )  # fmt: skip
-                if stop < end:
+                    done += stop - start
+                if stop < len(block):
                     checked = checker.check(block.line(stop))
                     note(checked, facts, self._settings.codes)
                     findings += checked.findings
                     num_rows += bool(checked.labels)
                     num_bad += bool(checked.labels) and not checked.is_trainable
                 start = stop + 1
-            num_rows += end - len(sifted.doubtful)
+            num_rows += done
         return _ChunkReport(num_rows, num_rows - num_bad, tuple(findings), facts)
 
     def _tools(self, layout: Layout) -> tuple[LineChecker, Gate]:
@@ -205,10 +206,9 @@ class _Worker:
 
 
 def _note_clean_images(sifted: Sifted, checker: LineChecker, facts: ChunkFacts) -> None:
-    for index, images in sifted.images.items():
-        if index not in sifted.doubtful:
-            for pixels in checker.areas(images, facts.path):
-                facts.add_image(sifted.shapes[index][0], pixels)
+    for place, images in sifted.images.items():
+        for pixels in checker.areas(images, facts.path):
+            facts.add_image(sifted.shapes[place][0], pixels)
 
 
 class _ModelWorker:

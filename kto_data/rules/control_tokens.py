@@ -73,7 +73,8 @@ _PERHAPS = re.compile(
     + rb"|<\|(?:"
     + "|".join(_BARRED).encode()
     + rb"|image_[0-9]+|reserved_special_token_[0-9]+)\|>|"
-    + rb"<s>|</s>(?![!#-\[\]-~])|"  # the latter at the end of a text: no visible character of it comes after
+    # The latter at the end of a text, with nothing behind it but what may be a space.
+    + rb'<s>|</s>(?=(?:[^!-~]|\\(?:[bfnrt]|u[0-9a-f]{4}))*+")|'
     + "<｜".encode()
 )
 

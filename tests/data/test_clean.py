@@ -17,7 +17,7 @@ from test_rules import CASES, FIXTURES, run_case
 
 from kto_data.check import CheckSettings, LineChecker, describe
 from kto_data.chunk import Block, Line
-from kto_data.clean import KNOWN_RULES, Gate
+from kto_data.clean import KNOWN_RULES, Gate, Sifted
 from kto_data.formats import Format, Layout
 from kto_data.marks import line_ends
 from kto_data.rules import ALL_RULES
@@ -54,8 +54,7 @@ def test_fast_path_changes_no_finding(code: str, name: str, tmp_path: Path, monk
     (tmp_path / "fast").mkdir()
     (tmp_path / "slow").mkdir()
     fast = run_case(FIXTURES[code][name], code, tmp_path / "fast")
-    monkeypatch.setattr(Gate, "_decode_all", lambda gate, block: None)
-    monkeypatch.setattr(Gate, "_decode", lambda gate, raw: gate._no_row)
+    monkeypatch.setattr(Gate, "sift", lambda gate, block: Sifted(doubtful=list(range(len(block)))))
     slow = run_case(FIXTURES[code][name], code, tmp_path / "slow")
     assert [(f.code, f.location.line, f.location.pointer) for f in fast] == [
         (f.code, f.location.line, f.location.pointer) for f in slow
@@ -157,21 +156,54 @@ def test_lines_are_judged_together_as_they_are_one_by_one(lines: list[bytes], en
     sifted = gate.sift(block)
     alone = [gate.clean(line, "data.jsonl") for line in whole]
     assert sifted.doubtful == [index for index, sample in enumerate(alone) if sample is None]
-    for index, sample in enumerate(alone):
-        if sample is not None:
-            digest, length, shape = sample
-            assert (sifted.prompts[index], sifted.completions[index]) == digest
-            assert (sifted.lengths[index], sifted.shapes[index]) == (length, shape)
+    for place, (digest, length, shape) in enumerate(sample for sample in alone if sample is not None):
+        assert (sifted.prompts[place], sifted.completions[place]) == digest
+        assert (sifted.lengths[place], sifted.shapes[place]) == (length, shape)
 
 
-@pytest.mark.parametrize("long", [False, True])
-def test_a_record_on_two_lines_is_not_made_up_for_by_two_on_one(long: bool) -> None:
+def test_a_record_on_two_lines_is_not_made_up_for_by_two_on_one() -> None:
     good = orjson.dumps(make_record())
     torn = good.replace(b',"label"', b',\n"label"')
-    lines = [good] * (1_000 if long else 2)
-    for data in (b"\n".join([torn, good + good, *lines]), b"\n".join([good + good, torn, *lines])):
+    for data in (b"\n".join([torn, good + good, good]), b"\n".join([good + good, torn, good])):
         block = Block(path="data.jsonl", first_line=1, data=data, ends=tuple(line_ends(data)))
         assert Gate(_CHECKER).sift(block).doubtful == [0, 1, 2]
+
+
+_SPELLINGS = [_dumps_spaced, _dumps_escaped, orjson.dumps]
+
+
+@given(_asked, _asked, st.sampled_from(_SPELLINGS), st.sampled_from(_SPELLINGS), st.integers(0, 200), _json)
+def test_what_the_gate_saw_before_changes_no_judgement(
+    seen: Any, messages: Any, dumps: Callable[[Any], bytes], other: Callable[[Any], bytes], at: int, value: Any
+) -> None:
+    gate = Gate(_CHECKER)
+    gate.clean(dumps({"messages": seen, "label": True}), "data.jsonl")
+    for spell in (dumps, other):
+        raw = spell({"messages": messages, "label": True})
+        inserted = b'"content":' + json.dumps(value).encode() + b","
+        for line in (raw, raw[:at] + inserted + raw[at:], raw[:at] + b" " + raw[at:], raw[:at] + raw[at + 1 :]):
+            assert gate.clean(line, "data.jsonl") == Gate(_CHECKER).clean(line, "data.jsonl")
+
+
+def test_a_key_that_stands_where_spaces_stood_is_seen() -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant") * 8]
+    spaced = json.dumps({"messages": turns, "label": True}).encode()
+    twice = json.dumps({"messages": turns, "label": True}, separators=(",", ":")).encode()
+    twice = twice.replace(b'"content":"x"}', b'"content":"y","content":"x"}', 1)
+    twice = twice.replace(b'{"messages":[', b'{"messages": [' + b" " * (len(spaced) - len(twice) - 1), 1)
+    assert len(twice) == len(spaced)
+    gate = Gate(_CHECKER)
+    assert gate.clean(spaced, "data.jsonl") is not None
+    assert gate.clean(spaced, "data.jsonl") is not None
+    assert gate.clean(twice, "data.jsonl") is None
+
+
+def test_a_line_with_too_many_commas_is_looked_at_whatever_its_frame() -> None:
+    gate = Gate(_CHECKER)
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+    assert gate.clean(orjson.dumps({"messages": turns, "label": True}), "data.jsonl") is not None
+    turns[0]["content"] += "," * 200_001
+    assert gate.clean(orjson.dumps({"messages": turns, "label": True}), "data.jsonl") is None
 
 
 _HIDDEN = (

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kto_data import marks
-from kto_data.marks import are_objects_apart, count_delimiters, find_beginnings, line_ends
+from kto_data.marks import count_delimiters, find_beginnings, line_ends
 
 _TEXTS = st.text(alphabet='"\\\n\t/u{}[]:, aé\u2028😀', max_size=12)
 _JSON = st.recursive(
@@ -29,14 +26,9 @@ def _num_strings(value: Any) -> int:
     return isinstance(value, str)
 
 
-@pytest.mark.parametrize("least", [0, sys.maxsize])
 @given(value=_JSON, ascii_only=st.booleans())
-def test_each_string_has_two_delimiters(value: Any, ascii_only: bool, least: int) -> None:
-    raw = json.dumps(value, ensure_ascii=ascii_only).encode()
-    with pytest.MonkeyPatch.context() as patch:  # so that few bytes are counted either way
-        patch.setattr(marks, "_LONG", least)
-        patch.setattr(marks, "_MANY", least)
-        assert count_delimiters(raw) == 2 * _num_strings(value)
+def test_each_string_has_two_delimiters(value: Any, ascii_only: bool) -> None:
+    assert count_delimiters(json.dumps(value, ensure_ascii=ascii_only).encode()) == 2 * _num_strings(value)
 
 
 @given(st.binary(max_size=30) | st.text(alphabet="a\n\r", max_size=30).map(str.encode))
@@ -44,17 +36,6 @@ def test_line_ends_are_where_lines_are_divided(data: bytes) -> None:
     ends = line_ends(data)
     starts = [0, *(end + 1 for end in ends)]
     assert [data[start:stop] for start, stop in zip(starts, [*ends, len(data)], strict=True)] == data.split(b"\n")
-
-
-@given(
-    st.lists(st.sampled_from([b"{}", b"{ }", b" {}", b"{} ", b"{", b"}", b"", b"[]", b"{}\r"]), max_size=4),
-    st.booleans(),
-)
-def test_objects_are_apart_where_each_line_is_one_from_brace_to_brace(lines: list[bytes], ended: bool) -> None:
-    data = b"\n".join(lines) + b"\n" * ended
-    told = are_objects_apart(data, line_ends(data))
-    whole = data.removesuffix(b"\n").split(b"\n")
-    assert told is all(line[:1] == b"{" and line[-1:] == b"}" for line in whole)
 
 
 @given(st.text(alphabet="<[abI|", max_size=30).map(str.encode))
