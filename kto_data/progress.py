@@ -40,8 +40,6 @@ class Progress:
             self._task = self._bar.add_task(title, total=None, state="")
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(
@@ -63,6 +61,7 @@ class Progress:
         if share:
             state += f" · {_duration(passed * (1 - share) / share)} left"
         if self._bar is not None:
+            self._bar.start()  # with the first rows: before its thread is there, workers can be forked
             self._bar.update(self._task, state=state, total=None if share is None else 1, completed=share or 0)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now

@@ -61,7 +61,7 @@ def validate(
         the_processor(settings.model, settings.trust_remote_code)
     results = local.run(
         _check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,),
-        is_alone=lambda unit: unit.chunk.is_huge,
+        is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None,
     )  # fmt: skip
     for report in results:
         facts.extend(report.facts)

@@ -1,8 +1,9 @@
-"""The local engine: work over units in order, in this process or in spawned ones.
+"""The local engine: work over units in order, in this process or in others.
 
-Processes are spawned, not forked: a fork of a process with threads (tokenizers, Arrow) may hang. Results come in the
-order of the units, whatever finishes first, so that no output depends on the number of jobs. At most `jobs + 2` units
-are under way, so that memory does not grow with the data.
+Those are spawned, since a fork of a process with threads (tokenizers, Arrow) may hang; where the caller says that a
+fork may do, and there are no other threads, they are forked, which saves them all imports. Results come in the order of
+the units, whatever finishes first, so that no output depends on the number of jobs. At most `jobs + 2` units are under
+way, so that memory does not grow with the data.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ def run(
     initializer: Callable[..., None] | None = None,
     initargs: tuple[object, ...] = (),
     is_alone: Callable[[Unit], bool] = lambda unit: False,
+    may_fork: bool = False,
 ) -> Iterator[Result]:
     """`work(unit)` for each unit, results in the order of the units.
 
     `work`, `initializer` and all values that pass must be picklable where `jobs > 1`; with one job all runs in this
     process. `initializer(*initargs)` runs once a process, before its first unit. While a unit that `is_alone` is worked
-    on, no other is, nor is one drawn: two of them would fill the memory. An exception of `work` is raised here, in the
-    place of that unit's result. Raises `InputError` when a worker process dies.
+    on, no other is, nor is one drawn: two of them would fill the memory. `may_fork` says that no library suffers from a
+    fork that `work` uses. An exception of `work` is raised here, in the place of that unit's result. Raises
+    `InputError` when a worker process dies.
     """
     assert jobs >= 1
     units = iter(units)
@@ -62,20 +65,22 @@ def run(
         yield from map(work, units)
         return
     with _one_thread_each():
-        yield from _run_in_pool(work, units, jobs, (initializer, initargs), is_alone)
+        method = "fork" if may_fork and _is_alone_in_process() else "spawn"
+        yield from _run_in_pool(work, units, jobs, method, (initializer, initargs), is_alone)
 
 
 def _run_in_pool(
     work: Callable[[Unit], Result],
     units: Iterable[Unit],
     jobs: int,
+    method: str,
     start: tuple[Callable[..., None] | None, tuple[object, ...]],
     is_alone: Callable[[Unit], bool],
 ) -> Iterator[Result]:
     others = set(active_children())
     pool = ProcessPoolExecutor(
         max_workers=jobs,
-        mp_context=get_context("spawn"),
+        mp_context=get_context(method),
         initializer=_start_worker,
         initargs=start,
     )
@@ -115,6 +120,14 @@ def _one_thread_each() -> Iterator[None]:
     finally:
         for name in unset:
             os.environ.pop(name, None)
+
+
+def _is_alone_in_process() -> bool:
+    """Whether the system knows of no other thread in this process; where that cannot be told there may be some."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[object, ...]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +38,9 @@ def _die_on_three(unit: int) -> int:
     return unit
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_results_come_in_the_order_of_the_units(jobs: int) -> None:
-    results = local.run(_square, range(20), jobs=jobs, initializer=_set_offset, initargs=(5,))
+@pytest.mark.parametrize(("jobs", "may_fork"), [(1, False), (2, False), (2, True)])
+def test_results_come_in_the_order_of_the_units(jobs: int, may_fork: bool) -> None:
+    results = local.run(_square, range(20), jobs=jobs, initializer=_set_offset, initargs=(5,), may_fork=may_fork)
     assert list(results) == [unit * unit + 5 for unit in range(20)]
 
 
@@ -50,9 +52,10 @@ def test_an_exception_takes_the_place_of_its_unit(jobs: int) -> None:
         next(results)
 
 
-def test_a_dead_worker_is_a_named_error() -> None:
+@pytest.mark.parametrize("may_fork", [False, True])
+def test_a_dead_worker_is_a_named_error(may_fork: bool) -> None:
     with pytest.raises(InputError, match="worker process died"):
-        list(local.run(_die_on_three, range(8), jobs=2))
+        list(local.run(_die_on_three, range(8), jobs=2, may_fork=may_fork))
 
 
 def test_units_are_drawn_no_faster_than_results_are_taken() -> None:
@@ -88,6 +91,31 @@ def test_a_single_unit_runs_in_this_process() -> None:
 
 def _process(unit: int) -> int:
     return os.getpid()
+
+
+_FORKS = """
+import sys, threading
+from kto_data.engine import local
+
+if __name__ == "__main__":
+    is_set = threading.Event()
+    if sys.argv[1] == "threads":
+        threading.Thread(target=is_set.wait).start()
+    words = local.run(len, ["a", "bc"], jobs=2, may_fork=True)
+    next(words)
+    names = {type(child).__name__ for child in __import__("multiprocessing").active_children()}
+    print(*names, *words)
+    is_set.set()
+"""
+
+
+@pytest.mark.parametrize("threads", ["none", "threads"])
+def test_a_process_is_forked_where_it_is_known_to_have_no_threads(threads: str, tmp_path: Path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(_FORKS)
+    done = subprocess.run([sys.executable, str(script), threads], capture_output=True, text=True, check=True)
+    forks = threads == "none" and Path("/proc/self/task").exists()
+    assert done.stdout.split() == ["ForkProcess" if forks else "SpawnProcess", "2"]
 
 
 def test_a_unit_that_is_alone_is_worked_on_while_no_other_is(tmp_path: Path) -> None:
