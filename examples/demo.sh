@@ -40,6 +40,9 @@ heading 'Records to an exact token cache: image tokens are counted from headers,
 run preprocess examples/shapes/train.jsonl --eval-data examples/shapes/eval.jsonl \
     --model "$out/model" --output "$out/cache" --max-length 512
 
+heading 'What the model will be fed.'
+run inspect "$out/cache" --head 1
+
 heading "The cache to a model, by TRL's own trainer. So tiny a model wants a higher learning rate than a real one."
 run train --cache "$out/cache" --model "$out/model" --output "$out/run" \
     --batch-size 4 --max-steps 24 --learning-rate 1e-3 \
