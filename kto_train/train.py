@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from kto_train.trainer import CachedKTOTrainer
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new thread")
+"""What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
 _AFTER_FULL = "free some space there, then --resume auto"
 
 
@@ -193,21 +195,29 @@ def _writing_to(output: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise InputError(f"cannot write to {output}: {first_line(error)}", hint=_AFTER_FULL) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(error) from None
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise _out_of_memory(error) from None
         where = error.filename or output
         what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
         raise InputError(f"{what}: {first_line(error)}", hint=_AFTER_FULL) from None
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"the device is out of memory: {first_line(error)}",
-            hint="a smaller kto.per_device_train_batch_size, reference: cached, or lora: {r: 16}",
-        ) from None
     except RuntimeError as error:
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise _out_of_memory(error) from None
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         raise InputError(f"cannot write to {output}: the disk is full", hint=_AFTER_FULL) from None
     except KtoDataError as error:
         raise _from_worker(error) from None
+
+
+def _out_of_memory(error: BaseException) -> ConfigError:
+    return ConfigError(
+        f"out of memory: {first_line(error)}",
+        hint="a smaller kto.per_device_train_batch_size, reference: cached, or lora: {r: 16}",
+    )
 
 
 def _from_worker(error: KtoDataError) -> KtoDataError:
