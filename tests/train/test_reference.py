@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kto_train.reference import ReferenceStore, weights_hash
 
 def make_trainer(model: Path, cache: Path, folder: Path, **settings: object) -> CachedKTOTrainer:
     lora = settings.pop("lora", None)
-    args = make_args(folder, precompute_ref_log_probs=True, **settings)
+    args = make_args(folder, **{"precompute_ref_log_probs": True, **settings})
     return CachedKTOTrainer(str(model), cache=load_cache(cache), args=args, peft_config=lora)
 
 
@@ -72,6 +73,28 @@ def test_a_loss_without_kl_takes_batches_of_one(text_cache: Path, tiny_model: Ti
     assert "ref_KL_logps" not in trainer.train_dataset.column_names
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+def weight_bytes() -> int:
+    """Of all tensors that are alive."""
+    gc.collect()
+    alive = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
+    storages = {found.untyped_storage().data_ptr(): found.untyped_storage().nbytes() for found in alive}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "models"),
+    [({}, 1), ({"lora": LoraConfig(r=1, target_modules=["q_proj"])}, 1), ({"precompute_ref_log_probs": False}, 2)],
+    ids=["cached", "cached with an adapter", "live"],
+)
+def test_the_reference_model_is_in_memory_where_it_is_live_alone(
+    settings: dict[str, object], models: int, text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    before = weight_bytes()
+    trainer = make_trainer(tiny_model("text"), text_cache, tmp_path / "1", **settings)
+    size = sum(weights.nbytes for weights in trainer.model.parameters())
+    assert round((weight_bytes() - before) / size) == models
 
 
 def test_an_adapter_leaves_the_hash_of_the_weights_as_it_is(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -125,6 +126,18 @@ def test_a_run_is_not_gone_on_with_under_other_settings(
     said = capsys.readouterr().err
     assert "kto.per_device_train_batch_size was 4 and is 2" in said
     assert "kto.beta was None and is 0.2" in said
+
+
+def test_a_run_is_not_gone_on_with_from_other_weights(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("text"), model)
+    config = make_config(text_cache, model, tmp_path / "run", kto={"max_steps": 1, "save_steps": 1})
+    assert run(config, dry_run=False, say=lambda line: None) == ExitCode.OK
+    shutil.copy(tmp_path / "run" / "model.safetensors", model)
+    assert main(["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", "auto"]) == ExitCode.USAGE
+    assert re.search(r"cannot be gone on with: weights was '\w+' and is '\w+'$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_an_adapter_is_trained_and_saved_alone_and_loads(tiny_model: TinyModel, tmp_path: Path) -> None:
