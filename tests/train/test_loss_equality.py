@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from caches import image_records, make_cache, stock_rows, text_records
-from conftest import TinyModel
+from conftest import TinyModel, write_jsonl
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_models import IMAGE_FAMILIES, TEXT_FAMILIES
 from trl import KTOConfig, KTOTrainer
 
-from kto_data.errors import ModelError
+from kto_data.cli import main
+from kto_data.errors import ExitCode, ModelError
 from kto_data.processor import Processor, load_processor
 from kto_train import Cache, CachedKTOTrainer, load_cache
 
@@ -141,6 +142,20 @@ def test_two_epochs_of_every_family_equal_stock_trl(
 ) -> None:
     args = {"gradient_accumulation_steps": accumulation, "gradient_checkpointing": checkpointing}
     assert_equals_stock(Case(family, tiny_model(family), tmp_path, method, **args), ("cached",))
+
+
+@pytest.mark.parametrize(
+    "packing", [["original"], ["resized", "--image-max-pixels", "10000"]], ids=["original", "resized"]
+)
+def test_two_epochs_from_packed_images_equal_stock_trl(
+    packing: list[str], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    case = Case("llava", tiny_model("llava"), tmp_path, "full")
+    data = write_jsonl(tmp_path / "train.jsonl", case.records)
+    options = ["--model", case.model, "--output", str(tmp_path / "packed"), "--jobs", "1", "--pack-images"]
+    assert main(["preprocess", str(data), *options, *packing]) == ExitCode.OK
+    case.cache = load_cache(tmp_path / "packed")
+    assert_equals_stock(case, ("cached",))
 
 
 def test_a_model_that_trl_cannot_score_is_refused_by_name(tiny_model: TinyModel, tmp_path: Path) -> None:
