@@ -26,7 +26,6 @@ from kto_data.chunk import SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
 from kto_data.errors import CacheError, InputError
-from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input
 from kto_data.manifest import (
     InputFile,
@@ -47,10 +46,10 @@ from kto_data.report.balance.numbers import balance_report
 from kto_data.rules.facts import DatasetFacts
 from kto_data.run_record import RunRecord
 from kto_data.shard import write_dataset_files
-from kto_data.so_far import InputSoFar, SplitSoFar, share_done
+from kto_data.so_far import FindingsSoFar, InputSoFar, SplitSoFar, share_done
 from kto_data.text_ids import WrongIdsError
 from kto_data.unit import UNITS_NAME, Built, Unit, sweep
-from kto_data.writing import write_whole, writing_to
+from kto_data.writing import whole_file, write_whole, writing_to
 
 _WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
 """Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""
@@ -87,17 +86,12 @@ class Result:
 
     manifest: Manifest | None
     report: BalanceReport | None
-    findings: tuple[Finding, ...]
+    findings: FindingsSoFar
     num_rows: int
     num_units: int = 0  # pieces of work
     num_reused: int = 0  # of them, those whose result an earlier run had left
     is_unchanged: bool = False  # the cache was there already, just as it is
     changes: tuple[tuple[str, Any, Any], ...] = ()  # to the fingerprint of the cache that was there: name, before, now
-
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that are errors, whether or not their rows were dropped as asked."""
-        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
 
 
 Progress = Callable[[int, int, float | None], None]
@@ -127,10 +121,10 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
-    splits = {name: SplitSoFar() for name in settings.split_names}
+    splits = {name: SplitSoFar(building) for name in settings.split_names}
     run = RunRecord(jobs=settings.jobs)
     files = [InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
-    findings: list[Finding] = []
+    findings = FindingsSoFar()
     facts = DatasetFacts()
     num_dropped = 0
     caches = (building, settings.output) if settings.resume else ()
@@ -148,20 +142,20 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         file.num_rows += rows
         splits[split].add(built)
         facts.extend(built.facts)
-        file.findings += built.findings
+        file.findings.add(built.findings)
         run.add(built, rows)
         num_dropped += sum(built.tally.dropped.values())
         file.num_units_done += 1
         progress(run.num_rows, num_dropped, share_done(files))
     for file in files:  # of whose chunks the parts come one after the other
-        findings += sorted(file.findings, key=lambda finding: finding.location.line or 0)
-    findings += check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES))
+        findings.extend(file.findings)
+    findings.add(check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES)))
     if _is_refused(settings.build, findings):
-        return Result(None, None, tuple(findings), run.num_rows)
+        return Result(None, None, findings, run.num_rows)
     for name, so_far in splits.items():
         if not so_far.shards:
             raise InputError(
-                f"no row of the {name} split is left: {len(so_far.rejects):,} lines were dropped",
+                f"no row of the {name} split is left: {so_far.num_rejects:,} lines were dropped",
                 hint="run `ktodata validate` on the files to see why, or raise --max-length",
             )
     packed = Packed.merged(part for so_far in splits.values() for part in so_far.packed)
@@ -184,7 +178,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     return Result(
         manifest,
         report,
-        tuple(findings),
+        findings,
         run.num_rows,
         num_units=run.num_units,
         num_reused=run.num_reused,
@@ -201,13 +195,13 @@ def _manifest_before(output: Path) -> Manifest | None:
         return None
 
 
-def _is_refused(settings: BuildSettings, findings: list[Finding]) -> bool:
+def _is_refused(settings: BuildSettings, findings: FindingsSoFar) -> bool:
     if settings.invalid is Invalid.ERROR:
-        return any(finding.severity is Severity.ERROR for finding in findings)
-    if any(finding.code in _WHOLE_INPUT_CODES for finding in findings):
+        return findings.num_errors > 0
+    if findings.codes & _WHOLE_INPUT_CODES:
         return True  # no row is at fault, so dropping rows does not mend it
     # Rows that are only too long are no invalid rows: they are told of separately, by --too-long.
-    return settings.too_long is TooLong.ERROR and any(finding.code in TOO_LONG_CODES for finding in findings)
+    return settings.too_long is TooLong.ERROR and bool(findings.codes & TOO_LONG_CODES)
 
 
 def _built_units(
@@ -307,5 +301,6 @@ def _write_parts(
     write_dataset_files(folder, names, manifest.fingerprint)
     for name, content in reports.items():
         write_whole(folder / name, content)
-    rejects = b"".join(line + b"\n" for so_far in splits.values() for line in so_far.rejects)
-    write_whole(folder / REJECTS_NAME, rejects)
+    with whole_file(folder / REJECTS_NAME) as file:
+        for so_far in splits.values():
+            so_far.copy_rejects(file)

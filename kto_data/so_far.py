@@ -3,24 +3,81 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, BinaryIO
 
 from kto_data.chunk import Chunk, SourceKind
-from kto_data.finding import Finding
+from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input
 from kto_data.manifest import InputFile, Shard
 from kto_data.packing import Packed
 from kto_data.tally import Tally
 from kto_data.unit import Built
+from kto_data.writing import writing_to
+
+MAX_FINDINGS = 1000
+"""Findings of a rule that are kept whole. All are counted: a file may have as many as it has lines."""
+
+
+class FindingsSoFar:
+    """The findings so far: each is counted, and the first of each rule are kept."""
+
+    def __init__(self) -> None:
+        self.kept: list[Finding] = []
+        self.counts: Counter[tuple[str, Severity]] = Counter()
+        self._num_kept: Counter[str] = Counter()
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Take in the next findings."""
+        for finding in findings:
+            self.counts[finding.code, finding.severity] += 1
+            self._keep(finding)
+
+    def extend(self, other: FindingsSoFar) -> None:
+        """Take in those of a whole file, in the order of its lines."""
+        self.counts += other.counts
+        for finding in sorted(other.kept, key=lambda finding: finding.location.line or 0):
+            self._keep(finding)
+
+    def _keep(self, finding: Finding) -> None:
+        if self._num_kept[finding.code] < MAX_FINDINGS:
+            self._num_kept[finding.code] += 1
+            self.kept.append(finding)
+
+    @property
+    def codes(self) -> set[str]:
+        """The rules that found something."""
+        return {code for code, _ in self.counts}
+
+    @property
+    def num_errors(self) -> int:
+        """How many are errors."""
+        return sum(count for (_, severity), count in self.counts.items() if severity is Severity.ERROR)
+
+    @property
+    def num_left_out(self) -> dict[str, int]:
+        """By rule, how many are counted and not kept."""
+        found: Counter[str] = Counter()
+        for (code, _), count in self.counts.items():
+            found[code] += count
+        return {code: count - self._num_kept[code] for code, count in found.items() if count > self._num_kept[code]}
 
 
 class SplitSoFar:
-    """What the units of one split have given so far."""
+    """What the units of one split have given so far. Rejected lines are kept on disk, in a file without a name."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.keys: list[str] = []
         self.shards: list[Shard] = []
-        self.rejects: list[bytes] = []
+        self.num_rejects = 0
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._rejects: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - held until the run ends
+        self._folder = folder
         self.packed: list[Packed] = []
         self._tallies: list[Tally] = []
         self._merged: Tally | None = None
@@ -30,9 +87,17 @@ class SplitSoFar:
         self.keys.append(built.key)
         if built.shard is not None:
             self.shards.append(built.shard)
-        self.rejects += built.rejects
+        self.num_rejects += len(built.rejects)
+        with writing_to(self._folder):
+            self._rejects.writelines(line + b"\n" for line in built.rejects)
         self.packed.append(built.packed)
         self._tallies.append(built.tally)
+
+    def copy_rejects(self, file: BinaryIO) -> None:
+        """Write all rejected lines to `file`, in the order of the data."""
+        with writing_to(self._folder):
+            self._rejects.seek(0)
+            shutil.copyfileobj(self._rejects, file)
 
     def merged(self) -> Tally:
         """All counts of the split."""
@@ -52,7 +117,7 @@ class InputSoFar:
         self.num_units_drawn = 0
         self.num_units_done = 0
         self._bytes_drawn = 0
-        self.findings: list[Finding] = []
+        self.findings = FindingsSoFar()
         self._passing = hashlib.sha256()
         self._num_bytes = 0
 

@@ -149,10 +149,12 @@ def _folder(path: Path) -> Path:
 def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
     from kto_data.report.text import concise_line
 
-    for finding in result.findings:
+    for finding in result.findings.kept:
         typer.echo(concise_line(finding))
+    for code, count in result.findings.num_left_out.items():
+        typer.echo(f"… and {count:,} more of {code}")
     if result.manifest is None or result.report is None:
-        say = f"no cache was made: {len(result.errors):,} errors in {result.num_rows:,} rows"
+        say = f"no cache was made: {result.findings.num_errors:,} errors in {result.num_rows:,} rows"
         typer.echo(f"ktodata: {say}", err=True)
         typer.echo("  try: mend the rows, or leave them out with --invalid drop or --too-long drop", err=True)
         return

@@ -24,6 +24,7 @@ from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
 from kto_data.manifest import Manifest, read_manifest
 from kto_data.preprocess import PreprocessSettings, preprocess
+from kto_data.so_far import MAX_FINDINGS
 
 Run = Callable[..., int]
 KTODATA = [sys.executable, "-m", "kto_data"]
@@ -320,3 +321,17 @@ def preprocess_by(model: str, data: Path, cache: Path, fast_after: int | None) -
     preprocess(settings, lambda *numbers: None)
     ids_by: list[str] = json.loads((cache / "run.json").read_bytes())["ids_by"]
     return ids_by[0]
+
+
+def test_every_bad_row_is_counted_and_rejected_and_the_first_of_each_rule_told(
+    run: Run, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    num_bad = MAX_FINDINGS + 200
+    rows = [text_record(f"answer {i}", label=i % 2 == 0) for i in range(4)]
+    data = write_jsonl(tmp_path / "train.jsonl", [*rows, *[make_record(label="yes", id=i) for i in range(num_bad)]])
+    assert run(data, "--invalid", "drop", "--shard-rows", "500") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum("KTO402" in line and ".jsonl:" in line for line in said) == MAX_FINDINGS
+    assert "… and 200 more of KTO402" in said
+    lines = [json.loads(line)["line"] for line in (cache / "rejects.jsonl").read_text().splitlines()]
+    assert lines == list(range(5, 5 + num_bad))
