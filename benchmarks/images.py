@@ -1,9 +1,10 @@
 """How long `ktodata validate` takes over distinct images in header mode, against a bare loop of `imagesize.get`.
 
-    python benchmarks/images.py [--images 100000] [--jobs 1,2] [--repeats 3]
+    python -m benchmarks.images [--images 100000] [--jobs 1,2] [--repeats 3]
 
-Both are whole processes over the same files, start-up included, run by turns; the best of each counts. The images are
-made by the script: JPEG of several sizes, some turned by EXIF, some with a colour profile, and PNG. `imagesize` is
+Both are whole processes over the same files, start-up included, run by turns; the best of each counts, in wall
+and in processor time. The images are made by the script: JPEG of several sizes, some turned by EXIF, some with a colour
+profile, and PNG. `imagesize` is
 installed apart (`pip install --target`), since ktodata does not need it: it reads neither modes nor end markers.
 """
 
@@ -18,10 +19,11 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from PIL import Image
+
+from benchmarks.validate import measure
 
 BARE = """
 import sys
@@ -45,26 +47,16 @@ def main() -> None:
         subprocess.run([*pip, "imagesize"], check=True)
         data, names = write_data(folder, options.images)
         print(f"{options.images:,} images, Python {platform.python_version()}, {os.cpu_count()} processors")
-        measure(data, names, folder / "peer", [int(jobs) for jobs in options.jobs.split(",")], options.repeats)
+        jobs = [int(number) for number in options.jobs.split(",")]
+        measure(make_commands(data, names, folder / "peer", jobs), options.repeats)
 
 
-def measure(data: Path, names: Path, peer: Path, jobs: list[int], repeats: int) -> None:
+def make_commands(data: Path, names: Path, peer: Path, jobs: list[int]) -> dict[str, list[str]]:
     commands = {"imagesize.get loop": [sys.executable, "-c", BARE, str(names), str(peer)]}
     for number in jobs:
         validate = [sys.executable, "-m", "kto_data", "validate", str(data), "--jobs", str(number), "-q", "--exit-zero"]
         commands[f"ktodata validate --jobs {number}"] = validate
-    best = dict.fromkeys(commands, float("inf"))
-    for _ in range(repeats):
-        for name, command in commands.items():
-            best[name] = min(best[name], seconds(command))
-    for name, taken in best.items():
-        print(f"{name:<28} {taken:6.2f} s   {taken / best['imagesize.get loop']:5.2f} x")
-
-
-def seconds(command: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    return commands
 
 
 def write_data(folder: Path, count: int) -> tuple[Path, Path]:

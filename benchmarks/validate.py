@@ -2,10 +2,11 @@
 
     python -m benchmarks.validate [--rows 100000] [--jobs 1,2] [--data REAL.json] [--peers] [--sourcemeta EXE]
 
-All are whole processes, start-up included, run by turns; the best of each counts, and the most memory that any process
-of it held. The rows are written by the script, of the lengths of LLaMA-Factory's kto_en_demo; `--data` takes real rows
-instead and varies each. `--peers` adds check-jsonschema, `--sourcemeta` the `jsonschema` of npm's
-@sourcemeta/jsonschema: both check the shape of a row and nothing else.
+All are whole processes, start-up included, run by turns; the best of each counts, in wall and in processor time (which
+tells more where the machine has other work), and the most memory that any process of it held. The rows are written by
+the script, of the lengths of LLaMA-Factory's kto_en_demo; `--data` takes real rows instead and varies each. `--peers`
+adds check-jsonschema, `--sourcemeta` the `jsonschema` of npm's @sourcemeta/jsonschema: both check the shape of a row
+and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 BARE = "import orjson, sys\nfor line in open(sys.argv[1], 'rb'):\n    orjson.loads(line)\n"
 WORDS = (
@@ -57,24 +59,38 @@ def main() -> None:
 
 
 def measure(commands: dict[str, list[str]], repeats: int) -> None:
-    best = dict.fromkeys(commands, float("inf"))
-    memory = dict.fromkeys(commands, 0)
+    runs: dict[str, list[Usage]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            taken, held = run(command)
-            best[name], memory[name] = min(best[name], taken), max(memory[name], held)
-    bare = best["orjson.loads loop"]
-    for name, taken in best.items():
-        print(f"{name:<28} {taken:6.2f} s   {taken / bare:5.2f} x   {memory[name] / 1024:6,.0f} MB")
+            runs[name].append(run(command))
+    best = {
+        name: Usage(min(u.wall for u in used), min(u.processor for u in used), max(u.memory for u in used))
+        for name, used in runs.items()
+    }
+    bare = next(iter(best.values()))
+    print(f"{'':<28} {'wall':>8} {'':>8} {'processor':>12} {'':>8} {'memory':>9}")
+    for name, used in best.items():
+        print(
+            f"{name:<28} {used.wall:6.2f} s {used.wall / bare.wall:6.2f} x"
+            f" {used.processor:10.2f} s {used.processor / bare.processor:6.2f} x {used.memory / 1024:6,.0f} MB"
+        )
 
 
-def run(command: list[str]) -> tuple[float, int]:
-    """Seconds that a command takes, and kB that the largest of its processes held."""
+class Usage(NamedTuple):
+    """What a command took."""
+
+    wall: float  # seconds
+    processor: float  # seconds, of all its processes
+    memory: int  # kB, of the largest of its processes
+
+
+def run(command: list[str]) -> Usage:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
     assert os.waitstatus_to_exitcode(status) == 0, command
-    return time.perf_counter() - start, usage.ru_maxrss
+    return Usage(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
 
 ROW_SCHEMA = {
