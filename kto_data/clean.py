@@ -68,13 +68,13 @@ class Sifted:
 
 
 class _Kind:
-    """What is remembered of records with the same label and messages of the same roles, in their order."""
+    """What is remembered of records with the same label, as many images and messages of the same roles."""
 
     __slots__ = ("frame", "seed")
 
-    def __init__(self, roles: Sequence[str]) -> None:
+    def __init__(self, roles: Sequence[str], num_images: int) -> None:
         self.seed = seed_of(tuple(roles))
-        self.frame = Frame((b"",) * len(roles), b"")  # the last one that was found; none is like this
+        self.frame = Frame((b"",) * (len(roles) + num_images), b"")  # the last one that was found; none is like this
 
 
 class Gate:
@@ -145,7 +145,7 @@ class Gate:
                 doubtful.append(index)
                 continue
             messages, images = row.messages, row.images or _NO_IMAGES
-            key = (row.label, *[message.role for message in messages])
+            key = (row.label, len(images), *[message.role for message in messages])
             kind = kinds[key] if key in kinds else self._meet(key)
             # What is so long may have too many values.
             if kind is None or index in with_tokens or stop - start > MAX_COMMAS:
@@ -159,6 +159,8 @@ class Gate:
                 if not data.startswith(gap, place):
                     place = stop  # which no line that has a frame comes to
                 place += len(gap) + len(text)
+            for gap, image in zip(gaps[len(texts) :], images, strict=True) if images else ():
+                place = place + len(gap) + len(as_json(image)) if data.startswith(gap, place) else stop
             if (
                 (data[place:stop] != behind and not self._is_sound(row, data[start:stop], kind))
                 or ((images or index in with_placeholders) and not self._are_shown(images, texts, path))
@@ -178,23 +180,24 @@ class Gate:
         return sifted
 
     def _meet(self, key: tuple[Any, ...]) -> _Kind | None:
-        """What is remembered of records of a label, and of roles that come first here; None where their order is one
-        to be found fault with."""
+        """What is remembered of records that come first here; None where the order of roles is one to be found fault
+        with."""
         if len(self._kinds) >= _MANY_KINDS:
             self._kinds.clear()
-        _, *roles = key
-        self._kinds[key] = _Kind(tuple(roles)) if _are_in_order(roles) else None
+        _, num_images, *roles = key
+        self._kinds[key] = _Kind(roles, num_images) if _are_in_order(roles) else None
         return self._kinds[key]
 
     def _is_sound(self, row: Any, line: bytes, kind: _Kind) -> bool:
         """Whether no key of a record is written twice, and no token hidden by its spelling. Its frame is remembered."""
         texts = [as_json(message.content) for message in row.messages]
-        frame = find_frame(line, texts)
+        images = [as_json(path) for path in row.images or _NO_IMAGES]
+        frame = find_frame(line, texts, images)
         # Each string begins and ends with a quotation mark. Where there are more, the parser dropped a key.
         if frame is None:
-            may_hold_tokens = any(_may_hold_tokens(text, bool(row.images)) for text in texts)
+            may_hold_tokens = any(_may_hold_tokens(text, bool(images)) for text in texts)
             return count_delimiters(line) == 2 * _count_strings(row) and not may_hold_tokens
-        if frame.num_marks != 2 * (_count_strings(row) - len(texts)):
+        if frame.num_marks != 2 * (_count_strings(row) - len(texts) - len(images)):
             return False
         kind.frame = frame
         return True

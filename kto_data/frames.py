@@ -1,6 +1,6 @@
-"""What stands in a line around the texts of its messages: its frame.
+"""What stands in a line around the texts of its messages and the paths of its images: its frame.
 
-A parser drops a key that is written twice, and does not tell how a text was spelled. The frame does. Most lines of a
+A parser drops a key that is written twice, and does not tell how a string was spelled. The frame does. Most lines of a
 file have one of a few frames, and to see whether a line has a certain one costs much less than counting its keys.
 """
 
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_TEXTS_FOLLOW = (b'"content":', b'"content": ')
-_TOLD_BY = 32  # bytes of a text that it is searched for by: more take longer
+_TEXT_FOLLOWS = (b'"content":', b'"content": ')
+_IMAGE_FOLLOWS = (b'"images":[', b'"images": [')
+_NEXT_IMAGE_FOLLOWS = (b",", b", ")
+_TOLD_BY = 32  # bytes of a string that it is searched for by: more take longer
 
 
 class Frame(NamedTuple):
-    """The frame of a valid record: outside of all strings, and without escapes.
+    """The frame of a valid record: outside of all these strings, and without escapes.
 
     Another valid record has the same where each gap stands in it, and between two of them, or before `behind`, just as
-    many bytes as the text there takes as a JSON string in its shortest spelling. There is then no room for another
-    spelling, nor for another key.
+    many bytes as the string there takes in JSON in its shortest spelling. There is then no room for another spelling,
+    nor for another key.
     """
 
-    gaps: tuple[bytes, ...]  # before each of the texts
+    gaps: tuple[bytes, ...]  # before each of the strings
     behind: bytes  # the last one
 
     @property
@@ -29,22 +31,28 @@ class Frame(NamedTuple):
         return sum(gap.count(b'"') for gap in self.gaps) + self.behind.count(b'"')
 
 
-def find_frame(line: bytes, texts: list[bytes]) -> Frame | None:
-    """The frame of a valid record with these texts, given as JSON strings in their shortest spelling.
+def find_frame(line: bytes, texts: list[bytes], images: list[bytes]) -> Frame | None:
+    """The frame of a valid record with these texts and images, given as JSON strings in their shortest spelling.
 
-    None where a text is spelled otherwise in `line`, or what stands around the texts has an escape.
+    None where one of them is spelled otherwise in `line`, where images come first, or where what stands around them has
+    an escape.
     """
-    gaps = []
+    gaps: list[bytes] = []
     start = 0
-    for text in texts:
-        place = line.find(text[:_TOLD_BY], start)
-        if place < 0 or not line.startswith(text, place):
+    for string in (*texts, *images):
+        place = line.find(string[:_TOLD_BY], start)
+        if place < 0 or not line.startswith(string, place):
             return None
-        gap = line[start:place]
-        # With no escape, and each string that begins in it ended, a gap ends outside of strings.
-        if not gap.endswith(_TEXTS_FOLLOW) or gap.count(b'"') % 2 or b"\\" in gap:
-            return None
-        gaps.append(gap)
-        start = place + len(text)
-    behind = line[start:]
-    return None if b"\\" in behind else Frame(tuple(gaps), behind)
+        gaps.append(line[start:place])
+        start = place + len(string)
+    number = len(texts)
+    if not (
+        all(gap.endswith(_TEXT_FOLLOWS) for gap in gaps[:number])
+        and all(gap.endswith(_IMAGE_FOLLOWS) for gap in gaps[number : number + 1])
+        and all(gap in _NEXT_IMAGE_FOLLOWS for gap in gaps[number + 1 :])
+    ):
+        return None
+    frame = Frame(tuple(gaps), line[start:])
+    # With no escape, and each string that begins in it ended, a gap ends outside of strings.
+    is_sound = all(gap.count(b'"') % 2 == 0 for gap in gaps) and not any(b"\\" in gap for gap in (*gaps, frame.behind))
+    return frame if is_sound else None

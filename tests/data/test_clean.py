@@ -19,6 +19,7 @@ from kto_data.check import CheckSettings, LineChecker, describe
 from kto_data.chunk import Block, Line
 from kto_data.clean import KNOWN_RULES, Gate, Sifted
 from kto_data.formats import Format, Layout
+from kto_data.image import ImageCheck
 from kto_data.marks import line_ends
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
@@ -32,6 +33,7 @@ _EVERY_RULE = CheckSettings(
 )
 """Every rule that leaves the gate in use."""
 _CHECKER = LineChecker(Layout(), _EVERY_RULE)
+_NO_LOOK = LineChecker(Layout(), replace(_EVERY_RULE, images=ImageCheck.OFF))
 
 
 def _line(raw: bytes, path: str = "data.jsonl") -> Line:
@@ -172,17 +174,23 @@ def test_a_record_on_two_lines_is_not_made_up_for_by_two_on_one() -> None:
 _SPELLINGS = [_dumps_spaced, _dumps_escaped, orjson.dumps]
 
 
-@given(_asked, _asked, st.sampled_from(_SPELLINGS), st.sampled_from(_SPELLINGS), st.integers(0, 200), _json)
+_images = st.lists(st.sampled_from(["a", "content", "images", '"', "é", "label"]), max_size=2)
+_with_images = st.fixed_dictionaries({"messages": _asked, "label": st.just(True)}, optional={"images": _images})
+
+
+@given(_with_images, _with_images, st.sampled_from(_SPELLINGS), st.sampled_from(_SPELLINGS), st.integers(0, 200), _json)
 def test_what_the_gate_saw_before_changes_no_judgement(
-    seen: Any, messages: Any, dumps: Callable[[Any], bytes], other: Callable[[Any], bytes], at: int, value: Any
+    seen: Any, record: Any, dumps: Callable[[Any], bytes], other: Callable[[Any], bytes], at: int, value: Any
 ) -> None:
-    gate = Gate(_CHECKER)
-    gate.clean(dumps({"messages": seen, "label": True}), "data.jsonl")
+    gate = Gate(_NO_LOOK)
+    for one in (seen, record):  # the images are not looked at, but counted
+        one["messages"][0]["content"] += "<image>" * len(one.get("images", ()))
+    gate.clean(dumps(seen), "data.jsonl")
     for spell in (dumps, other):
-        raw = spell({"messages": messages, "label": True})
+        raw = spell(record)
         inserted = b'"content":' + json.dumps(value).encode() + b","
         for line in (raw, raw[:at] + inserted + raw[at:], raw[:at] + b" " + raw[at:], raw[:at] + raw[at + 1 :]):
-            assert gate.clean(line, "data.jsonl") == Gate(_CHECKER).clean(line, "data.jsonl")
+            assert gate.clean(line, "data.jsonl") == Gate(_NO_LOOK).clean(line, "data.jsonl")
 
 
 def test_a_key_that_stands_where_spaces_stood_is_seen() -> None:
