@@ -22,9 +22,12 @@ from kto_data import keys
 from kto_data.check import CheckSettings
 from kto_data.chunk import Chunk, changed, reading
 from kto_data.engine import local
+from kto_data.engine.contract import Engine
 from kto_data.errors import InputError, UsageError
+from kto_data.finding import Finding
 from kto_data.inputs import Input
 from kto_data.keys import Keys, KeyTask
+from kto_data.lost import lost_rows
 from kto_data.paths import TRAIN
 from kto_data.policy import Contradictions
 from kto_data.source import STDIN
@@ -75,8 +78,10 @@ class Allotment:
         is_contradicting: NDArray[np.bool_] | None = None,
         names: Sequence[str] = (),
         seen: Mapping[str, _State] | None = None,
+        lost: Sequence[Finding] = (),
     ) -> None:
         self.names = names  # of the files that keys are kept in
+        self.lost = lost  # what is said of rows that could not be looked at; where there are any, nothing is found out
         self._is_evaluated = is_evaluated  # None where no split is made
         self._is_contradicting = is_contradicting  # None where nothing was looked at
         self._seen = seen or {}
@@ -111,6 +116,7 @@ def allot(
     *,
     rows_per_chunk: int,
     jobs: int,
+    engine: Engine = local.run,
     folder: Path,
     caches: Sequence[Path],
 ) -> Allotment:
@@ -128,7 +134,7 @@ def allot(
             hint="write it to a file, and name that",
         )
     seen = {entry.source.path: _state(entry.source.local) for entry in inputs}
-    every, names, num_lines = Keys(), list[str](), 0
+    every, names, lost, num_lines = Keys(), list[str](), list[Finding](), 0
     sizes: deque[int] = deque()  # lines of the chunks under way, oldest first
 
     def tasks() -> Iterator[KeyTask]:
@@ -137,10 +143,16 @@ def allot(
                 sizes.append(chunk.num_rows)
                 yield KeyTask(chunk, entry.layout, folder, tuple(caches))
 
-    for found in local.run(keys.gather, tasks(), jobs=jobs, initializer=keys.start, initargs=(checks,)):
+    def give_up(task: KeyTask) -> Keys:
+        lost.append(lost_rows(task.chunk))
+        return Keys()
+
+    for found in engine(keys.gather, tasks(), jobs=jobs, initializer=keys.start, initargs=(checks,), if_lost=give_up):
         every.extend(found, first_line=num_lines)
         names.append(found.name)
         num_lines += sizes.popleft()
+    if lost:
+        return Allotment(lost=lost)
     samples = _samples(every)
     is_contradicting = np.zeros(num_lines, bool)
     is_contradicting[contradicting_lines(samples, settings.contradictions)] = True

@@ -10,5 +10,6 @@ OutputFormat = Literal[
     "full", "concise", "grouped", "json", "json-lines", "github", "gitlab", "junit", "sarif", "markdown", "html"
 ]
 ColorMode = Literal["auto", "always", "never"]
+EngineName = Literal["local", "ray"]
 PackImages = Literal["none", "original", "resized"]
 ProgressMode = Literal["auto", "never"]

@@ -25,8 +25,10 @@ from kto_data.check import CheckSettings, check_dataset
 from kto_data.chunk import SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
+from kto_data.engine.contract import Engine
 from kto_data.errors import CacheError, InputError
 from kto_data.inputs import Input
+from kto_data.lost import LOST_CODE, lost_rows
 from kto_data.manifest import (
     InputFile,
     Manifest,
@@ -43,10 +45,11 @@ from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAMES, RUN_NAME
 from kto_data.report.balance.formats import FORMATS
 from kto_data.report.balance.model import BalanceReport
 from kto_data.report.balance.numbers import balance_report
-from kto_data.rules.facts import DatasetFacts
+from kto_data.rules.facts import ChunkFacts, DatasetFacts
 from kto_data.run_record import RunRecord
 from kto_data.shard import write_dataset_files
 from kto_data.so_far import FindingsSoFar, InputSoFar, SplitSoFar, share_done
+from kto_data.tally import TallyBuilder
 from kto_data.text_ids import WrongIdsError
 from kto_data.unit import UNITS_NAME, Built, Unit, sweep
 from kto_data.writing import whole_file, write_whole, writing_to
@@ -64,8 +67,9 @@ class PreprocessSettings:
     build: BuildSettings
     allot: AllotSettings = field(default_factory=AllotSettings)
     shard_rows: int
-    jobs: int
     batch_size: int  # rows a device of the training to come: the report says what its groups would be like
+    jobs: int = 1
+    engine: Engine = local.run
     resume: bool = True  # take over what earlier runs have done
 
     @property
@@ -134,9 +138,13 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         settings.build.checks,
         rows_per_chunk=settings.shard_rows,
         jobs=settings.jobs,
+        engine=settings.engine,
         folder=building,
         caches=caches,
     )
+    if allotment.lost:
+        findings.add(allotment.lost)
+        return Result(None, None, findings, 0)
     for file, split, built in _built_units(settings, files, allotment, building, caches):
         rows = sum(built.tally.read.values())
         file.num_rows += rows
@@ -198,8 +206,8 @@ def _manifest_before(output: Path) -> Manifest | None:
 def _is_refused(settings: BuildSettings, findings: FindingsSoFar) -> bool:
     if settings.invalid is Invalid.ERROR:
         return findings.num_errors > 0
-    if findings.codes & _WHOLE_INPUT_CODES:
-        return True  # no row is at fault, so dropping rows does not mend it
+    if findings.codes & {*_WHOLE_INPUT_CODES, LOST_CODE}:
+        return True  # no row is known to be at fault, so dropping rows does not mend it
     # Rows that are only too long are no invalid rows: they are told of separately, by --too-long.
     return settings.too_long is TooLong.ERROR and bool(findings.codes & TOO_LONG_CODES)
 
@@ -228,9 +236,16 @@ def _built_units(
                     folder = building / part.split
                     yield Unit(part.chunk, file.file.layout, part.split, folder, name, caches, part.contradicting)
 
-    results = local.run(build.build, units(), jobs=settings.jobs, initializer=build.start, initargs=(settings.build,))
+    results = settings.engine(
+        build.build, units(), jobs=settings.jobs, initializer=build.start, initargs=(settings.build,), if_lost=_lost
+    )
     for built in results:
         yield *origin.popleft(), built
+
+
+def _lost(unit: Unit) -> Built:
+    finding = lost_rows(unit.chunk, f"{unit.split}/{unit.name}")
+    return Built(None, TallyBuilder().finish(), ChunkFacts(unit.chunk.path), (finding,), ())
 
 
 def _manifest(

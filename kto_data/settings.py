@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hint
 
 import orjson
 
-from kto_data.choices import ColorMode, FailLevel, ImageLevel, OutputFormat, ProgressMode
+from kto_data.choices import ColorMode, EngineName, FailLevel, ImageLevel, OutputFormat, ProgressMode
 from kto_data.config_file import Given, Relative, RelativePatterns, find_config, from_file, from_text, key_of, place_of
 from kto_data.errors import ConfigError
 
@@ -136,6 +136,8 @@ class ValidateSettings:
     unsafe_fixes: bool = False
     # Misc
     jobs: Positive | None = None
+    engine: EngineName = "local"
+    ray_address: str | None = None
     color: ColorMode = "auto"
     progress: ProgressMode = "auto"
     quiet: bool = False

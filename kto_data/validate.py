@@ -14,10 +14,12 @@ from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate, Sifted
 from kto_data.engine import local
+from kto_data.engine.contract import Engine
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.inputs import ALL_ROWS, Excerpt, Input
+from kto_data.lost import lost_rows
 from kto_data.rules import ALL_RULES
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
 from kto_data.rules.files import LINE_ENDING_CODES
@@ -43,6 +45,7 @@ def validate(
     excerpt: Excerpt = ALL_ROWS,
     triage: Triage | None = None,
     jobs: int = 1,
+    engine: Engine = local.run,
     listen: Listen = lambda findings: None,
     progress: Progress = lambda num_rows: None,
 ) -> Validation:
@@ -59,9 +62,9 @@ def validate(
         from kto_data.model_check import the_processor
 
         the_processor(settings.model, settings.trust_remote_code)
-    results = local.run(
+    results = engine(
         _check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,),
-        is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None,
+        is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None, if_lost=_lost,
     )  # fmt: skip
     for report in results:
         facts.extend(report.facts)
@@ -152,6 +155,11 @@ class _ChunkReport:
     num_rows_ok: int
     findings: tuple[Finding, ...]
     facts: ChunkFacts
+
+
+def _lost(unit: _Unit) -> _ChunkReport:
+    facts = ChunkFacts(unit.chunk.path, unit.split)
+    return _ChunkReport(unit.chunk.num_rows, 0, (lost_rows(unit.chunk),), facts)
 
 
 def _units(inputs: Sequence[Input], excerpt: Excerpt) -> Iterator[_Unit]:

@@ -39,7 +39,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with writing_to(path), open(path, "wb") as file:
             yield file
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # No process number: on a file system that machines share, two of them may have the same one.
+    temporary = path.with_name(f".{path.name}.{int.from_bytes(os.urandom(6))}.tmp")
     with writing_to(path):
         try:
             with open(temporary, "wb") as file:

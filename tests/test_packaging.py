@@ -13,7 +13,7 @@ import pytest
 from conftest import TinyModel, make_record, write_jsonl
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "datasets", "pyarrow", "polars", "PIL", "trl", "matplotlib")
+HEAVY = ("ray", "torch", "transformers", "datasets", "pyarrow", "polars", "PIL", "trl", "matplotlib")
 
 
 def python(
@@ -106,6 +106,18 @@ def test_preprocess_without_its_extra_names_what_to_install(
         "ktodata:   try: pip install 'ktodata[preprocess]'\n"
     )
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "preprocess"])
+def test_ray_without_its_extra_names_what_to_install(tmp_path: Path, tiny_model: TinyModel, command: str) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", [make_record()])
+    more = ["--model", tiny_model("text"), "--output", tmp_path / "cache"] if command == "preprocess" else []
+    done = ktodata_without(["ray"], command, data, "--engine", "ray", *more)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ktodata: error: --engine ray needs the package 'ray', which is not installed\n"
+        "ktodata:   try: pip install 'ktodata[ray]'\n",
+    )
 
 
 @pytest.mark.parametrize("package", ["trl", "torch", "peft"])

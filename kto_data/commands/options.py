@@ -167,6 +167,10 @@ ShowSettings = Annotated[
     bool, flag(MISC, "--show-settings", help="Print every setting and where it came from, and exit.")
 ]
 Jobs = Annotated[int | None, option(MISC, help="Processes.", min=1, show_default="one a processor")]
+Engine = Annotated[choices.EngineName, option(MISC, help="Where the work runs: on this machine, or on Ray.")]
+RayAddress = Annotated[
+    str | None, option(MISC, help="Ray cluster to join, HOST:PORT or auto.", show_default="a Ray is started here")
+]
 Color = Annotated[choices.ColorMode, option(MISC, help="Colours.")]
 Progress = Annotated[choices.ProgressMode, option(MISC, help="Whether to say how far the run is.")]
 Verbose = Annotated[bool, flag(MISC, "--verbose", "-v", help="Say which settings and rules are at work.")]

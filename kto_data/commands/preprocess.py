@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kto_data.choices import PackImages
+from kto_data.choices import EngineName, PackImages
 from kto_data.errors import ExitCode, InputError, UsageError, require_packages
 from kto_data.policy import Contradictions, Invalid, TooLong
 
@@ -66,6 +67,11 @@ def preprocess(
         ),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,
+    engine: Annotated[EngineName, typer.Option(help="Where the work runs: on this machine, or on Ray.")] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join, HOST:PORT or auto.", show_default="a Ray is started here"),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Take over what earlier runs have done.")] = True,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
@@ -79,7 +85,7 @@ def preprocess(
     from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
     from kto_data.commands.output import BALANCE_FORMATS, planned_reports, write_balance
-    from kto_data.engine import local
+    from kto_data.engine.choose import open_engine
     from kto_data.image import PixelBudget
     from kto_data.inputs import common_folder, open_inputs
     from kto_data.preprocess import PreprocessSettings
@@ -108,11 +114,13 @@ def preprocess(
         allot=AllotSettings(eval_fraction=eval_fraction, seed=seed, contradictions=contradictions),
         shard_rows=shard_rows,
         batch_size=batch_size,
-        jobs=jobs or local.default_jobs(),
         resume=resume,
     )
-    with Progress("preprocess", enabled=not quiet) as progress:
-        result = run(settings, progress.advance_to)
+    with (
+        open_engine(engine, jobs=jobs, address=ray_address) as opened,
+        Progress("preprocess", enabled=not quiet) as progress,
+    ):
+        result = run(replace(settings, engine=opened.run, jobs=opened.jobs), progress.advance_to)
     if result.report is not None:
         write_balance(result.report, planned)
     _show(result, settings, quiet=quiet)

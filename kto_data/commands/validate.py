@@ -102,6 +102,8 @@ def validate(
     isolated: options.Isolated = False,
     show_settings: options.ShowSettings = False,
     jobs: options.Jobs = None,
+    engine: options.Engine = "local",
+    ray_address: options.RayAddress = None,
     color: options.Color = "auto",
     progress: options.Progress = "auto",
     quiet: options.Quiet = False,
@@ -150,6 +152,8 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
     jobs = settings.jobs or worthwhile_jobs(inputs, local.default_jobs())
     if settings.verbose:
         _say_what_runs(effective, check, jobs, say)
+    if fixes.is_wanted and settings.engine != "local":
+        raise UsageError("--fix works on this machine alone", hint="leave out --engine ray")
     if not fixes.is_wanted:
         return _report(inputs, check, effective, write_baseline, jobs, say)
     if settings.limit is not None or settings.sample is not None:
@@ -274,6 +278,7 @@ def _run(
     settings: ValidateSettings,
     stream: TextIO | None,
 ) -> Validation:
+    from kto_data.engine.choose import open_engine
     from kto_data.progress import Progress
     from kto_data.report.text import concise_line
     from kto_data.validate import validate as run
@@ -283,10 +288,17 @@ def _run(
             shown = (finding.redacted() for finding in findings) if is_redacted(settings) else findings
             stream.writelines(f"{concise_line(finding)}\n" for finding in shown)
 
-    with Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress:
+    with (
+        # On Ray it is the cluster, not the size of the data, that says how many jobs there are.
+        open_engine(
+            settings.engine, jobs=jobs if settings.engine == "local" else settings.jobs, address=settings.ray_address
+        ) as (engine, num_jobs),
+        Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress,
+    ):
         return run(
-            inputs, check, excerpt=excerpt, triage=triage, jobs=jobs, listen=listen, progress=progress.advance_to
-        )
+            inputs, check, excerpt=excerpt, triage=triage, jobs=num_jobs, engine=engine, listen=listen,
+            progress=progress.advance_to,
+        )  # fmt: skip
 
 
 def worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:

@@ -18,12 +18,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from typing import TypeVar
 
+from kto_data.engine.contract import Result, Unit, in_order, never
 from kto_data.errors import InputError
-
-Unit = TypeVar("Unit")
-Result = TypeVar("Result")
 
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
 """What libraries are told by how many threads they may start; they read it once, before the first line of a worker."""
@@ -43,16 +40,13 @@ def run(
     jobs: int,
     initializer: Callable[..., None] | None = None,
     initargs: tuple[object, ...] = (),
-    is_alone: Callable[[Unit], bool] = lambda unit: False,
+    is_alone: Callable[[Unit], bool] = never,
     may_fork: bool = False,
+    if_lost: Callable[[Unit], Result] | None = None,
 ) -> Iterator[Result]:
-    """`work(unit)` for each unit, results in the order of the units.
+    """An `Engine` on this machine; with one job all runs in this process.
 
-    `work`, `initializer` and all values that pass must be picklable where `jobs > 1`; with one job all runs in this
-    process. `initializer(*initargs)` runs once a process, before its first unit. While a unit that `is_alone` is worked
-    on, no other is, nor is one drawn: two of them would fill the memory. `may_fork` says that no library suffers from a
-    fork that `work` uses. An exception of `work` is raised here, in the place of that unit's result. Raises
-    `InputError` when a worker process dies.
+    Raises `InputError` when a worker process dies: a pool does not know which unit it was, so `if_lost` is not used.
     """
     assert jobs >= 1
     units = iter(units)
@@ -87,15 +81,10 @@ def _run_in_pool(
     pending: deque[Future[Result]] = deque()
     is_done = False
     try:
-        for unit in units:
-            most = 0 if is_alone(unit) else jobs + _UNITS_AHEAD
-            while pending and not most:
-                yield pending.popleft().result()
-            pending.append(pool.submit(work, unit))
-            while len(pending) > most:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from in_order(
+            units, lambda unit: pool.submit(work, unit), Future.result, pending,
+            most=jobs + _UNITS_AHEAD, is_alone=is_alone,
+        )  # fmt: skip
         is_done = True
     except BrokenProcessPool:
         raise InputError(

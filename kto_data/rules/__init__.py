@@ -97,5 +97,6 @@ ALL_RULES: tuple[AnyRule, ...] = (
     media.io_error,
     run.rule_crashed,
     run.findings_truncated,
+    run.rows_lost,
 )
 """In the order of their codes."""

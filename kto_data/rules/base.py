@@ -29,7 +29,7 @@ class Stage(StrEnum):
     DATASET = "dataset"  # all records together: `DatasetFacts`
     CONFIG = "config"  # what the user asked for: `ConfigFacts`
     TOKENS = "tokens"  # one sound record with the model's processor: `TokenFacts`
-    RUN = "run"  # how the run itself went: `Crash` or `Cut`; never left out
+    RUN = "run"  # how the run itself went: `Crash`, `Cut` or `Lost`; never left out
 
 
 class Requirement(StrEnum):

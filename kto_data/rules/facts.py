@@ -79,6 +79,14 @@ class Cut:
     path: str  # the file of its first finding
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Rows that nobody could work on."""
+
+    num_rows: int
+    place: str  # what the work was to give, such as a shard; empty where it has no name
+
+
 @dataclass(slots=True)
 class ChunkFacts:
     """What one unit of work learnt of one file; cheap to hand to another process.

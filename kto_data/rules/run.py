@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kto_data.finding import Severity
 from kto_data.rules.base import Defect, Stage, rule
-from kto_data.rules.facts import Crash, Cut
+from kto_data.rules.facts import Crash, Cut, Lost
 
 
 @rule("KTO902", "rule-crashed", Severity.ERROR, Stage.RUN)
@@ -45,4 +45,23 @@ def findings_truncated(cut: Cut) -> Iterator[Defect]:
         f"{cut.num_found:,} findings of {cut.code}: the first {cut.num_kept:,} are kept, the others counted",
         path=cut.path,
         data=(("rule", cut.code), ("found", cut.num_found), ("kept", cut.num_kept)),
+    )
+
+
+@rule("KTO904", "rows-lost", Severity.ERROR, Stage.RUN)
+def rows_lost(lost: Lost) -> Iterator[Defect]:
+    """Work on rows must come to its end.
+
+    The process that worked on these rows died, and so did every other that tried them again: something in them takes
+    more memory than a machine has, or crashes a library. Nobody has checked them. All other rows are checked as ever,
+    and no cache is made; one that is mended and started again goes on from there.
+
+    Bad:  an image that crashes the library that reads it
+    Good: the rows taken out, or mended, and the run repeated
+    """
+    place = f" of {lost.place}" if lost.place else ""
+    rows = "1 row" if lost.num_rows == 1 else f"{lost.num_rows:,} rows"
+    yield Defect(
+        f"the process that worked on {rows}{place} from here on died again and again: nobody has checked them",
+        data=(("rows", lost.num_rows),),
     )

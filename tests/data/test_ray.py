@@ -1,0 +1,345 @@
+"""The Ray engine: what it gives is what the local engine gives, whoever is killed meanwhile.
+
+The cluster is a real one of two nodes with a processor each, both of them on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from conftest import TinyModel, make_image, make_record, write_jsonl
+from ray.cluster_utils import Cluster
+from test_preprocess import files_of
+
+from kto_data import preprocess as preprocessing
+from kto_data.allot import AllotSettings
+from kto_data.build import BuildSettings
+from kto_data.check import CheckSettings
+from kto_data.cli import main
+from kto_data.engine import ray as engine
+from kto_data.engine.contract import Opened
+from kto_data.errors import InputError, UsageError
+from kto_data.finding import Finding
+from kto_data.image import PixelBudget
+from kto_data.inputs import open_inputs
+from kto_data.validate import validate
+
+KTODATA = [sys.executable, "-m", "kto_data"]
+SHARDS = ["--shard-rows", "8"]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """Where all that Ray writes goes: a short path, since sockets lie in it."""
+    folder = tempfile.mkdtemp(prefix="kto-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder: Path) -> Iterator[Cluster]:
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def opened(cluster: Cluster) -> Iterator[Opened]:
+    with engine.session(jobs=None, address=cluster.address) as opened:
+        yield opened
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Work that kills its process at units whose text has `word` in it; with a `marker`, only the first time."""
+
+    work: Callable[[Any], Any]
+    word: str
+    marker: Path | None = None
+
+    def __call__(self, unit: Any) -> Any:
+        if self.word in repr(unit) and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.work(unit)
+
+
+@dataclass(frozen=True)
+class DeadlyEngine:
+    """An engine whose work kills its processes as `Deadly` says."""
+
+    opened: Opened
+    word: str
+    marker: Path | None = None
+
+    def __call__(self, work: Any, units: Any, **options: Any) -> Iterator[Any]:
+        return self.opened.run(Deadly(work, self.word, self.marker), units, **options)
+
+
+def square(unit: int) -> int:
+    if unit == 13:
+        raise InputError("thirteen", hint="another number")
+    return unit * unit + _offset
+
+
+_offset = 0
+
+
+def set_offset(value: int) -> None:
+    global _offset
+    _offset = value
+
+
+def test_units_are_worked_on_in_both_nodes_and_their_results_come_in_order(opened: Opened) -> None:
+    assert opened.jobs == 2
+    drawn: list[int] = []
+
+    def units() -> Iterator[int]:
+        for unit in range(20):
+            drawn.append(unit)
+            yield unit
+
+    results = opened.run(square, units(), jobs=opened.jobs, initializer=set_offset, initargs=(5,))
+    assert [next(results) for _ in range(3)] == [5, 6, 9]
+    assert len(drawn) <= 3 + 2 * opened.jobs
+    assert [next(results) for _ in range(10)] == [unit * unit + 5 for unit in range(3, 13)]
+    with pytest.raises(InputError, match="thirteen") as raised:
+        next(results)
+    assert raised.value.hint == "another number"
+
+
+def test_a_unit_whose_worker_is_killed_is_done_again_and_one_that_always_kills_is_lost(
+    opened: Opened, tmp_path: Path
+) -> None:
+    def lost(unit: int) -> int:
+        return -unit
+
+    once = Deadly(square, "3", tmp_path / "killed")
+    assert list(opened.run(once, range(6), jobs=2, if_lost=lost)) == [0, 1, 4, 9, 16, 25]
+    assert list(opened.run(Deadly(square, "3"), range(6), jobs=2, if_lost=lost)) == [0, 1, 4, -3, 16, 25]
+    with pytest.raises(InputError, match="a worker process died"):
+        list(opened.run(Deadly(square, "3"), range(6), jobs=2))
+
+
+def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, tmp_path: Path) -> None:
+    doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.wait_for_nodes()
+
+    def remove() -> None:
+        while not (tmp_path / "there").exists():
+            time.sleep(0.05)
+        cluster.remove_node(doomed)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    with engine.session(jobs=None, address=cluster.address) as opened:
+        units = [(doomed.node_id, str(tmp_path / "there"), unit) for unit in range(12)]
+        assert list(opened.run(stay_if_doomed, units, jobs=opened.jobs)) == list(range(12))
+    thread.join()
+
+
+def stay_if_doomed(unit: tuple[str, str, int]) -> int:
+    node, there, number = unit
+    if ray.get_runtime_context().get_node_id() == node:
+        Path(there).touch()
+        signal.pause()
+    return number
+
+
+def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand(cluster: Cluster) -> None:
+    started = time.monotonic()
+    with engine.session(jobs=None, address=cluster.address) as opened:
+        results = opened.run(wait_for, [0, 600, 600, 600], jobs=2)
+        assert next(results) == 0
+        results.close()
+    assert time.monotonic() - started < 300
+
+
+def wait_for(seconds: int) -> int:
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 rows, every third with an image, five of them with defects of all kinds."""
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(5):
+        make_image(folder / f"{number}.png", 40 + 30 * number, 50)
+    rows: list[Any] = []
+    for number in range(64):
+        has_image = number % 3 == 0
+        turns = [("user", f"{'<image>' * has_image}Question {number % 40}?"), ("assistant", f"Answer {number}.")]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        rows.append(make_record(messages=messages, images=[f"{number % 5}.png"] * has_image, label=number % 2 == 0))
+    rows[7], rows[20], rows[33]["label"] = b"{no json", rows[19], "true"
+    rows[40]["messages"][0]["content"] += " <image>"
+    return write_jsonl(folder / "data.jsonl", rows)
+
+
+def options(data: Path, model: Path, cache: Path) -> list[str]:
+    asked = ["--invalid", "drop", "--eval-fraction", "0.3", "--contradictions", "drop", "--pack-images", "original"]
+    return ["preprocess", str(data), "--model", str(model), "--output", str(cache), *SHARDS, *asked, "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: TinyModel) -> Path:
+    return tiny_model("llava_next")
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the cache that the local engine makes in one process."""
+    cache = tmp_path_factory.mktemp("expected") / "cache"
+    assert main([*options(data, model, cache), "--jobs", "1"]) == 0
+    return files_of(cache)
+
+
+def test_a_cluster_makes_the_cache_that_one_process_makes(
+    cluster: Cluster, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    on_ray = ["--engine", "ray", "--ray-address", cluster.address]
+    assert main([*options(data, model, tmp_path / "cache"), *on_ray]) == 0
+    assert files_of(tmp_path / "cache") == expected
+
+
+def settings(data: Path, model: Path, cache: Path, **more: Any) -> preprocessing.PreprocessSettings:
+    build = BuildSettings(model=str(model), image_root=data.parent, budget=PixelBudget(), invalid=more.pop("invalid"))
+    inputs = {"train": open_inputs([str(data)])}
+    return preprocessing.PreprocessSettings(
+        inputs=inputs, output=cache, build=build, shard_rows=8, batch_size=4, jobs=2, **more
+    )
+
+
+def make(settings: preprocessing.PreprocessSettings) -> preprocessing.Result:
+    return preprocessing.preprocess(settings, lambda num_read, num_dropped: None)
+
+
+def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
+    opened: Opened, data: Path, model: Path, tmp_path: Path
+) -> None:
+    from kto_data.policy import Invalid
+
+    cache = tmp_path / "cache"
+    asked = {"invalid": Invalid.DROP}
+    result = make(settings(data, model, cache, engine=DeadlyEngine(opened, "shard-00002"), **asked))
+    (lost,) = (finding for finding in result.findings.kept if finding.code == "KTO904")
+    assert (lost.location.path, lost.location.line) == (str(data), 17)
+    assert lost.message.startswith("the process that worked on 8 rows of train/shard-00002.arrow from here on died")
+    assert result.manifest is None
+    assert not (cache / "manifest.json").exists()
+    done = make(settings(data, model, cache, engine=opened.run, **asked))
+    assert (done.num_units, done.num_reused) == (8, 7)
+
+
+def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_split(
+    opened: Opened, data: Path, model: Path, tmp_path: Path
+) -> None:
+    from kto_data.policy import Invalid
+
+    deadly = DeadlyEngine(opened, "first_line=17,")
+    allot = AllotSettings(eval_fraction=0.3)
+    result = make(settings(data, model, tmp_path / "cache", engine=deadly, allot=allot, invalid=Invalid.DROP))
+    assert [(finding.code, finding.location.line) for finding in result.findings.kept] == [("KTO904", 17)]
+    assert result.manifest is None
+
+
+def test_validation_names_the_rows_that_always_kill_their_worker(opened: Opened, tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / name, [make_record(id=f"{name} {i}") for i in range(3)]) for name in ("a", "b")]
+    told: list[Finding] = []
+
+    def listen(findings: Sequence[Finding]) -> None:
+        told.extend(findings)
+
+    inputs = open_inputs([str(path) for path in paths])
+    result = validate(inputs, CheckSettings(), jobs=2, engine=DeadlyEngine(opened, f"path='{paths[0]}'"), listen=listen)
+    assert [(f.location.path, f.location.line) for f in told if f.code == "KTO904"] == [(str(paths[0]), 1)]
+    assert (result.num_rows, result.inputs[0].num_rows_ok, result.inputs[1].num_rows_ok) == (6, 0, 3)
+
+
+def test_a_driver_that_is_killed_leaves_what_the_next_one_goes_on_from(
+    cluster: Cluster, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    command = [*options(data, model, cache), "--engine", "ray", "--ray-address", cluster.address]
+    units = cache / ".building/.units"
+    with subprocess.Popen([*KTODATA, *command]) as run:
+        while not list(units.glob("[0-9a-f]*")) and run.poll() is None:
+            time.sleep(0.01)
+        run.kill()
+    assert not (cache / "manifest.json").exists()
+    assert list(units.glob("[0-9a-f]*"))
+    assert main([*options(data, model, cache), "--jobs", "1"]) == 0
+    assert files_of(cache) == expected
+
+
+def report(arguments: list[str]) -> dict[str, Any]:
+    """The JSON report of a validation, without what is different in every run."""
+    done = subprocess.run([*KTODATA, *arguments], stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    document: dict[str, Any] = json.loads(done.stdout)
+    del document["run"]
+    return document
+
+
+def test_without_an_address_a_ray_is_started_and_stopped_and_finds_the_same(data: Path, ray_folder: Path) -> None:
+    arguments = ["validate", str(data), "--output-format", "json", "--quiet"]
+    before = {process.pid for process in psutil.process_iter() if process.name() == "raylet"}
+    on_ray = report([*arguments, "--engine", "ray", "--jobs", "2"])
+    assert on_ray == report([*arguments, "--jobs", "1"])
+    assert {process.pid for process in psutil.process_iter() if process.name() == "raylet"} <= before
+    assert not list(ray_folder.glob("ktodata-ray-*"))
+
+
+def test_an_interrupt_takes_down_the_ray_that_was_started(ray_folder: Path) -> None:
+    line = json.dumps(make_record()).encode() + b"\n"
+    command = [*KTODATA, "validate", "-", "--engine", "ray", "--jobs", "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdin is not None
+        while not list(ray_folder.glob("ktodata-ray-*/session_latest/sockets/raylet")) and run.poll() is None:
+            time.sleep(0.05)
+        run.stdin.write(line * 20_000)
+        run.stdin.flush()
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=120)
+    assert (run.returncode, said.decode().splitlines()[-1]) == (130, "ktodata: interrupted")
+    assert not list(ray_folder.glob("ktodata-ray-*"))
+
+
+def test_an_address_where_no_cluster_is_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for address, words in (("ray://head:10001", "is the address of a Ray client"), ("nowhere", "cannot join")):
+        assert main(["validate", str(data), "--engine", "ray", "--ray-address", address]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["validate", str(data), "--ray-address", "auto"]) == 2
+    assert "--ray-address is of use with --engine ray alone" in capsys.readouterr().err
+
+
+def test_a_node_with_other_packages_is_refused_by_name() -> None:
+    from dataclasses import replace
+
+    setup = engine._Setup.here(square, None, ())
+    (name, found), *rest = setup.versions
+    with pytest.raises(UsageError, match=rf"has {name} {found}, and the node that was started on 2\.7"):
+        replace(setup, versions=((name, "2.7"), *rest)).take_effect()
+    with pytest.raises(UsageError, match="has no folder /nowhere"):
+        replace(setup, folder="/nowhere").take_effect()
