@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,28 @@ def opened(cluster: Cluster) -> Iterator[Opened]:
 
 @dataclass(frozen=True)
 class Deadly:
-    """Work that kills its process at units whose text has `word` in it; with a `marker`, only the first time."""
+    """Work that kills its process at units whose text has `word` in it; with a `marker`, only the first time.
+
+    It does so before `start`, what is to run once a process, so that dying does not take long.
+    """
 
     work: Callable[[Any], Any]
     word: str
     marker: Path | None = None
+    start: Callable[[], None] | None = None
 
     def __call__(self, unit: Any) -> Any:
         if self.word in repr(unit) and not (self.marker and self.marker.exists()):
             if self.marker:
                 self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.start and self not in _started:
+            self.start()
+            _started.append(self)
         return self.work(unit)
+
+
+_started: list[Deadly] = []
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,10 @@ class DeadlyEngine:
 
     opened: Opened
     word: str
-    marker: Path | None = None
 
-    def __call__(self, work: Any, units: Any, **options: Any) -> Iterator[Any]:
-        return self.opened.run(Deadly(work, self.word, self.marker), units, **options)
+    def __call__(self, work: Any, units: Any, *, initializer: Any, initargs: Any, **options: Any) -> Iterator[Any]:
+        deadly = Deadly(work, self.word, start=partial(initializer, *initargs))
+        return self.opened.run(deadly, units, **options)
 
 
 def square(unit: int) -> int:
@@ -265,7 +276,10 @@ def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_s
 
 
 def test_validation_names_the_rows_that_always_kill_their_worker(opened: Opened, tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / name, [make_record(id=f"{name} {i}") for i in range(3)]) for name in ("a", "b")]
+    paths = [
+        write_jsonl(tmp_path / name, [make_record(id=f"{name} {i}") for i in range(3)])
+        for name in ("a.jsonl", "b.jsonl")
+    ]
     told: list[Finding] = []
 
     def listen(findings: Sequence[Finding]) -> None:
