@@ -98,8 +98,9 @@ class Result:
     changes: tuple[tuple[str, Any, Any], ...] = ()  # to the fingerprint of the cache that was there: name, before, now
 
 
-Progress = Callable[[int, int, float | None], None]
-"""Told the numbers of rows read and dropped so far, and about what share of all is done, where that is known."""
+Progress = Callable[[int, int, float | None, int, int], None]
+"""Told the numbers of rows read and dropped so far, about what share of all is done, where that is known, and the
+numbers of shards that are done, and that an engine has lost."""
 
 
 def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
@@ -130,7 +131,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     files = [InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
     findings = FindingsSoFar()
     facts = DatasetFacts()
-    num_dropped = 0
+    num_dropped = num_lost = 0
     caches = (building, settings.output) if settings.resume else ()
     allotment = allot(
         settings.allot,
@@ -154,7 +155,8 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         run.add(built, rows)
         num_dropped += sum(built.tally.dropped.values())
         file.num_units_done += 1
-        progress(run.num_rows, num_dropped, share_done(files))
+        num_lost += any(finding.code == LOST_CODE for finding in built.findings)
+        progress(run.num_rows, num_dropped, share_done(files), run.num_units - num_lost, num_lost)
     for file in files:  # of whose chunks the parts come one after the other
         findings.extend(file.findings)
     findings.add(check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES)))

@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_FRAMES = 0.2
 
 
 class Progress:
-    """Rows read and dropped so far, rows a second, and the time that is left."""
+    """Rows read and dropped so far, rows a second, shards, and the time that is left."""
 
     def __init__(self, title: str, *, enabled: bool = True) -> None:
         self._title = title
@@ -48,9 +48,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance_to(self, num_read: int, num_dropped: int = 0, share: float | None = None) -> None:
+    def advance_to(
+        self, num_read: int, num_dropped: int = 0, share: float | None = None, num_shards: int = 0, num_lost: int = 0
+    ) -> None:
         """Say that `num_read` rows are read, `num_dropped` of them dropped, and that this is about `share` of all, 0 to
-        1; None where nobody knows."""
+        1, None where nobody knows; that work is done on `num_shards`, and that it has failed for `num_lost` of them."""
         if not self._enabled:
             return
         now = time.monotonic()
@@ -58,6 +60,10 @@ class Progress:
         state = f"{num_read:,} rows · {num_read / passed:,.0f} rows/s"
         if num_dropped:
             state += f" · {num_dropped:,} dropped"
+        if num_shards:
+            state += f" · {num_shards:,} shards"
+        if num_lost:
+            state += f" · {num_lost:,} failed"
         if share:
             state += f" · {_duration(passed * (1 - share) / share)} left"
         if self._bar is not None:

@@ -243,7 +243,7 @@ def settings(data: Path, model: Path, cache: Path, **more: Any) -> preprocessing
 
 
 def make(settings: preprocessing.PreprocessSettings) -> preprocessing.Result:
-    return preprocessing.preprocess(settings, lambda num_read, num_dropped: None)
+    return preprocessing.preprocess(settings, lambda *so_far: None)
 
 
 def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
