@@ -59,7 +59,7 @@ def session(*, jobs: int | None, address: str | None) -> Iterator[Opened]:
             ray.init(
                 address="local", num_cpus=jobs, include_dashboard=False, **_QUIET, _temp_dir=folder,
                 object_store_memory=max(2, jobs) * _UNITS_A_JOB * _STORE_BYTES_A_JOB,
-                _system_config={"task_oom_retries": _RETRIES},
+                _system_config={"task_oom_retries": _RETRIES, "worker_niceness": 0},  # as is a process of the local engine
             )  # fmt: skip
         else:
             _join(address)

@@ -57,7 +57,8 @@ def ray_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def cluster(ray_folder: Path) -> Iterator[Cluster]:
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    head = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
     cluster.add_node(**node)
     yield cluster
     cluster.shutdown()
