@@ -45,7 +45,7 @@ def session(*, jobs: int | None, address: str | None) -> Iterator[Opened]:
     """The cluster at `address`, with one job a processor unless `jobs` says otherwise; without an address a Ray that
     lives as long as the block, with `jobs` processes.
 
-    Raises `UsageError` where there is no such cluster, or it has no processor.
+    Raises `UsageError` where there is no such cluster, or it has no processor, and `InputError` where no Ray starts.
     """
     _set_environment(is_own=address is None)
     import ray
@@ -56,11 +56,7 @@ def session(*, jobs: int | None, address: str | None) -> Iterator[Opened]:
         if address is None:
             folder = _temporary_folder()
             jobs = jobs or 1
-            ray.init(
-                address="local", num_cpus=jobs, include_dashboard=False, **_QUIET, _temp_dir=folder,
-                object_store_memory=max(2, jobs) * _UNITS_A_JOB * _STORE_BYTES_A_JOB,
-                _system_config={"task_oom_retries": _RETRIES, "worker_niceness": 0},  # as is a process of the local engine
-            )  # fmt: skip
+            _start(folder, jobs)
         else:
             _join(address)
         if threading.current_thread() is threading.main_thread():
@@ -94,6 +90,21 @@ def _temporary_folder() -> str:
     if len(root) > _LONGEST_ROOT and "RAY_TMPDIR" not in os.environ:
         root = "/tmp"
     return tempfile.mkdtemp(prefix="ktodata-ray-", dir=root)
+
+
+def _start(folder: str, jobs: int) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address="local", num_cpus=jobs, include_dashboard=False, **_QUIET, _temp_dir=folder,
+            object_store_memory=max(2, jobs) * _UNITS_A_JOB * _STORE_BYTES_A_JOB,
+            _system_config={"task_oom_retries": _RETRIES, "worker_niceness": 0},  # as nice as local processes
+        )  # fmt: skip
+    except Exception as error:  # Ray raises just that where its processes do not come up in time
+        raise InputError(
+            f"Ray did not start: {first_line(error)}", hint="the machine may be too busy: try again, or --engine local"
+        ) from error
 
 
 def _join(address: str) -> None:
