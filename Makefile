@@ -77,6 +77,7 @@ bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.preprocess --quick
 	$(BIN)/python -m benchmarks.collate
+	$(BIN)/python -m benchmarks.train --rows 32 --repeats 1
 
 # Needs more than `make install`: the group `fuzz` has no wheel for every platform. A find stays in fuzz-out/ and stops
 # its target; whatever was found before, the next target is run.

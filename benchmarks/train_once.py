@@ -1,0 +1,169 @@
+"""One training in a process of its own, for `benchmarks.train`: takes a job as JSON, prints what it took as JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch.utils.flop_counter import FlopCounterMode
+from trl import KTOConfig, KTOTrainer
+
+from benchmarks.train_rows import stock_dataset
+from kto_data.processor import load_processor
+from kto_train import CachedKTOTrainer, load_cache
+from kto_train.columns import ATTENTION_MASK, KL_PREFIX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to train, and how."""
+
+    is_stock: bool
+    model: str
+    data: str  # the records; their cache is beside them
+    loss: str
+    batch_size: int
+    lora: bool = False
+    checkpointing: bool = True
+    count_flops: bool = False  # slows the run: not to be timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What one epoch took; seconds are the process's CPU time, and on a GPU those of the clock."""
+
+    steps: int
+    seconds: float
+    setup_seconds: float  # until the first step: loading, and the reference's log-probabilities where they are cached
+    flops: int
+    setup_flops: int
+    tokens: int  # of all sequences that are scored, the KL ones too
+    padding: int
+    peak_bytes: int
+    held_bytes: int  # weights of all models that the trainer keeps
+    reference_bytes: int
+    device: str
+
+
+class _Counted:
+    """Counts the tokens of the batches that a trainer trains."""
+
+    counts: Counter[str]
+
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        for name in (ATTENTION_MASK, KL_PREFIX + ATTENTION_MASK):
+            if name in inputs:
+                self.counts["tokens"] += int(inputs[name].sum())
+                self.counts["slots"] += inputs[name].numel()
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        return loss
+
+
+class _Stock(_Counted, KTOTrainer):  # type: ignore[misc]
+    pass
+
+
+class _Ours(_Counted, CachedKTOTrainer):
+    pass
+
+
+def run(job: Job, folder: Path) -> Taken:
+    """Train one epoch of all rows, without saving."""
+    on_gpu = torch.cuda.is_available()
+    torch.set_num_threads(1)
+    with FlopCounterMode(display=False) if job.count_flops else _nothing() as counter:
+        started = _clock(on_gpu)
+        trainer = _trainer(job, folder, on_gpu)
+        trainer.counts = Counter()
+        setup, setup_flops = _clock(on_gpu) - started, counter.get_total_flops()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        started = _clock(on_gpu)
+        trainer.train()
+        seconds = _clock(on_gpu) - started
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    reference_bytes = _weight_bytes(trainer.ref_model)
+    return Taken(
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        setup_seconds=setup,
+        flops=counter.get_total_flops() - setup_flops,
+        setup_flops=setup_flops,
+        tokens=trainer.counts["tokens"],
+        padding=trainer.counts["slots"] - trainer.counts["tokens"],
+        peak_bytes=peak,
+        held_bytes=_weight_bytes(trainer.model) + reference_bytes,
+        reference_bytes=reference_bytes,
+        device=torch.cuda.get_device_name() if on_gpu else "CPU",
+    )
+
+
+def _trainer(job: Job, folder: Path, on_gpu: bool) -> Any:
+    data = Path(job.data)
+    args = KTOConfig(
+        output_dir=str(folder / "run"),
+        per_device_train_batch_size=job.batch_size,
+        num_train_epochs=1,
+        loss_type=job.loss,
+        gradient_checkpointing=job.checkpointing,
+        precompute_ref_log_probs=not job.is_stock,
+        max_length=None,  # TRL cuts at 1,024 by default, and would cut image tokens
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=4 if on_gpu else 0,  # on processors alone, all of the work is this process's
+        model_init_kwargs={"dtype": "bfloat16"} if on_gpu else None,
+        **({"bf16": True} if on_gpu else {"use_cpu": True, "bf16": False}),
+    )
+    lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if job.lora else None
+    if job.is_stock:
+        processing = load_processor(job.model).processing_class
+        return _Stock(
+            job.model, args=args, train_dataset=stock_dataset(data), processing_class=processing, peft_config=lora
+        )
+    return _Ours(
+        job.model,
+        args=args,
+        cache=load_cache(data.parent / "cache"),
+        reference_folder=folder / "reference",
+        peft_config=lora,
+    )
+
+
+class _nothing:
+    """A counter that counts nothing."""
+
+    def __enter__(self) -> _nothing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def get_total_flops(self) -> int:
+        return 0
+
+
+def _clock(on_gpu: bool) -> float:
+    if on_gpu:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def _weight_bytes(model: Any) -> int:
+    return 0 if model is None else sum(weight.nbytes for weight in model.parameters())
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        taken = run(Job(**json.loads(sys.argv[1])), Path(scratch))
+    print(json.dumps(asdict(taken)))
