@@ -45,6 +45,10 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     for line in plan.lines():
         say(line)
     if dry_run:
+        from kto_train.memory import memory_lines
+
+        for line in memory_lines(plan):
+            say(line)
         return ExitCode.OK
     return _train(plan, say)
 

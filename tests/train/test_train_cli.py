@@ -75,7 +75,7 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_mo
     said: list[str] = []
     config = make_config(text_cache, tiny_model("text"), tmp_path / "run", kto={"max_steps": -1})
     assert run(config, dry_run=True, say=said.append) == ExitCode.OK
-    assert said == [
+    assert said[:7] == [
         f"model      {config.model}, all weights",
         f"cache      {config.cache}: 12 rows, 8 desirable",
         "groups     3 of 4 rows, 11% padding (18% in random groups)",
@@ -84,6 +84,8 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_mo
         "reference  cached",
         "warning: a learning rate of 0.001 is outside the usual 5e-07 to 5e-06",
     ]
+    assert said[7].startswith("memory     GiB a device, estimated for the largest batch: 4 x ")
+    assert [line.split("  ")[0] for line in said[9:12]] == ["this run", "ZeRO-3, offloaded", "LoRA, r = 16"]
     assert not (tmp_path / "run").exists()
     assert not (text_cache / "reference").exists()
 
