@@ -143,7 +143,7 @@ def launch(settings: Mapping[str, Any], machines: Machines, *, dry_run: bool, sa
         if failed is None:
             return ExitCode.OK
         code = processes[failed].returncode
-        if failed and code != ExitCode.INTERRUPTED:
+        if failed and code not in (ExitCode.INTERRUPTED, processes[0].returncode):  # the first has not said it already
             for line in (folder / f"{failed}.log").read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
                 say(line)
         if code < 0:

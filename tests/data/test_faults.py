@@ -42,7 +42,10 @@ def in_trouble(arguments: list[str], said: Path, trouble: Callable[[int], None],
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     trouble(degree)
-    sys.exit(main(arguments))
+    code = main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what else ends with a process, coverage's files among it, would be in trouble too
 
 
 Run = Callable[..., tuple[int, str]]

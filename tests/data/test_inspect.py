@@ -18,6 +18,7 @@ from kto_data.encode import Encoded, Encoder, Sample
 from kto_data.processor import Processor, load_processor
 from kto_data.record import Record
 from kto_data.shard import CachedRow, read_rows, write_shard
+from kto_data.template import Rendered
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,9 @@ def test_what_is_decoded_from_a_cache_is_what_the_template_wrote(
     write_shard(tmp_path, "shard.arrow", [CachedRow(encoded, True, "data.jsonl", 1, None)])
     (row,) = read_rows(tmp_path / "shard.arrow")
     decoded = decode(text_processor, row.encoded)
-    assert "".join(piece.text for piece in decoded.prompt + decoded.completion) == text_processor.render(record).whole
+    (rendered,) = text_processor.render([record])
+    assert isinstance(rendered, Rendered)
+    assert "".join(piece.text for piece in decoded.prompt + decoded.completion) == rendered.whole
     assert {piece.text for piece in decoded.completion if piece.kind is PieceKind.SPECIAL} != set()
 
 

@@ -332,4 +332,4 @@ def test_an_array_without_strings_is_read_in_time_that_grows_with_its_size(eleme
     started = time.process_time()
     found = list(json_array.spans(io.BytesIO(b"[" + (element + b",") * 100_000 + b"1]")))
     assert len(found) == 100_001
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 60  # in quadratic time it takes hours
