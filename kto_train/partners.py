@@ -19,8 +19,9 @@ _TAKERS_TRIED = 32
 """How many groups to either side are asked, of those known to be able to take a row."""
 _FIT_WINDOW = 16
 """How many groups to either side are asked for a row under which a KL sequence fits."""
-_FEW_ROWS, _FEW_GROUPS = 4, 32
-"""Up to this many rows, every order of a group is tried; of so few groups, any two near ones are also dealt anew."""
+_FEW_ROWS, _FEW_GROUPS, _FEWEST_GROUPS = 4, 32, 8
+"""Up to this many rows, every order of a group is tried; of so few groups, any two near ones are also dealt anew,
+and of the fewest any three."""
 _MOST_PAIRS = 20_000
 """How many pairs of groups are tried for an exchange: in data that is cut everywhere, no search would end."""
 
@@ -218,6 +219,10 @@ class Fitter:
             for g, h, _ in self._near_pairs():
                 if len(self.groups[g]) + len(self.groups[h]) <= 2 * _FEW_ROWS:
                     self._deal_anew(g, h)
+        if len(self.groups) <= _FEWEST_GROUPS:  # what no exchange between two of them mends, one among three may
+            for three in combinations(range(len(self.groups)), 3):
+                if sum(len(self.groups[g]) for g in three) <= 2 * _FEW_ROWS:
+                    self._deal_three_anew(*three)
 
     def _near_pairs(self) -> Iterator[tuple[int, int, bool]]:
         """(group with a cut, near group, whether labels must stay as they are), as long as there are cuts."""
@@ -279,6 +284,30 @@ class Fitter:
             if cost < best:
                 best = cost
                 self.groups[g], self.groups[h] = groups
+
+    def _deal_three_anew(self, g: int, h: int, k: int) -> None:
+        """The rows of three groups dealt in every way, for as long as there are cuts."""
+        best = self._cost_of(g, h, k)
+        rows = [*self.groups[g], *self.groups[h], *self.groups[k]]
+        for mine in combinations(rows, len(self.groups[g])):
+            if not best[1]:
+                return
+            before = self.groups[g], self.groups[h], self.groups[k]
+            rest = [row for row in rows if row not in mine]
+            self.groups[g] = self.reorder(list(mine))
+            self.groups[h], self.groups[k] = rest[: len(before[1])], rest[len(before[1]) :]
+            self._deal_anew(h, k)
+            cost = self._cost_of(g, h, k)
+            if cost < best:
+                best = cost
+            else:
+                self.groups[g], self.groups[h], self.groups[k] = before
+
+    def _cost_of(self, *groups: int) -> tuple[int, int]:
+        total = (0, 0)
+        for g in groups:
+            total = _plus(total, self.cost(self.groups[g]))
+        return total
 
 
 def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
