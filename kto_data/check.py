@@ -312,7 +312,7 @@ def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]
             yield rule, defect
     except (MemoryError, KtoDataError):  # nothing that the rule is to blame for
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a rule may raise is that rule's fault, and told as such
         for defect in rule_crashed.check(Crash(rule.code, error)):
             yield rule_crashed, defect
 

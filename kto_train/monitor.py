@@ -150,7 +150,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
         """
         try:
             action()
-        except Exception as error:
+        except Exception as error:  # a training is not lost for it, whatever it is
             self.bar.say(f"warning: {what} could not be written: {str(error) or type(error).__name__}")
 
 
