@@ -1,9 +1,12 @@
-"""What other libraries say while they work."""
+"""What is logged while a training works: other libraries' out of the way, this package's said."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Say = Callable[[str], None]
 
 
 @contextmanager
@@ -27,3 +30,29 @@ def quiet_libraries() -> Iterator[None]:
             transformers.utils.logging.set_verbosity(verbosity)
             transformers.utils.logging.enable_progress_bar()
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def saying_messages(say: Say) -> Iterator[None]:
+    """What this package logs, said as everything else is."""
+    handler = _Saying(say)
+    logger = logging.getLogger("kto_train")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _Saying(logging.Handler):
+    def __init__(self, say: Say) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(record.getMessage())

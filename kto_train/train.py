@@ -7,33 +7,24 @@ Everything that can be told without the weights is told before they are read.
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kto_data.errors import ConfigError, DivergedError, ExitCode, InputError, KtoDataError, ModelError, first_line
+from kto_data.errors import ConfigError, DivergedError, ExitCode, ModelError, first_line
 from kto_data.progress import StepBar
 from kto_data.training import NO_KL_LOSS
 from kto_train import checks
 from kto_train.checkpoint import remove_unfinished, step_of
 from kto_train.config import TrainConfig, write_config
-from kto_train.libraries import quiet_libraries
+from kto_train.libraries import quiet_libraries, saying_messages
 from kto_train.plan import Plan, make_plan
 from kto_train.run_record import CONFIG_NAME, RunRecord, checkpoint_to_resume, what_matters
 
 if TYPE_CHECKING:
     from kto_train.stopping import StopSignals
     from kto_train.trainer import CachedKTOTrainer
-
-_CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
-_NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new thread")
-"""What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
-_AFTER_FULL = "free some space there, then --resume auto"
 
 
 def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
@@ -69,6 +60,7 @@ def _nothing(line: str) -> None:
 
 
 def _train(plan: Plan, say: Any) -> int:
+    from kto_train.faults import told_faults
     from kto_train.guard import FiniteGuard
     from kto_train.monitor import Monitor
     from kto_train.step_rows import StepRows
@@ -82,10 +74,10 @@ def _train(plan: Plan, say: Any) -> int:
     training = Training(beta=args.beta, has_kl=args.loss_type != NO_KL_LOSS)
     with (
         StepBar(say, enabled=_is_main_process()) as bar,
-        _writing_to(output),
+        told_faults(output),
         StopSignals(bar.say) as signals,
         quiet_libraries(),
-        _library_messages(bar.say),
+        saying_messages(bar.say),
     ):
         if _is_main_process():
             output.mkdir(parents=True, exist_ok=True)
@@ -187,73 +179,3 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
         raise ConfigError(f"the trainer refuses it: {first_line(error)}") from None
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-@contextmanager
-def _writing_to(output: Path) -> Iterator[None]:
-    """Makes one line of a full disk, a full device, and of what a data worker found wrong."""
-    import torch
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise InputError(f"cannot write to {output}: {first_line(error)}", hint=_AFTER_FULL) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(error) from None
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise _out_of_memory(error) from None
-        where = error.filename or output
-        what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
-        raise InputError(f"{what}: {first_line(error)}", hint=_AFTER_FULL) from None
-    except RuntimeError as error:
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise _out_of_memory(error) from None
-        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-            raise
-        raise InputError(f"cannot write to {output}: the disk is full", hint=_AFTER_FULL) from None
-    except KtoDataError as error:
-        raise _from_worker(error) from None
-
-
-def _out_of_memory(error: BaseException) -> ConfigError:
-    return ConfigError(
-        f"out of memory: {first_line(error)}",
-        hint="a smaller kto.per_device_train_batch_size, reference: cached, or lora: {r: 16}",
-    )
-
-
-def _from_worker(error: KtoDataError) -> KtoDataError:
-    """The error itself: torch hands on what a data worker raises with the worker's traceback as its text."""
-    name = f"{type(error).__name__}: "
-    if "Original Traceback" not in error.what:
-        return error
-    error.what = error.what.rpartition(name)[2].strip()
-    return error
-
-
-@contextmanager
-def _library_messages(say: Any) -> Iterator[None]:
-    """What this package logs, said as everything else is."""
-    handler = _Saying(say)
-    logger = logging.getLogger("kto_train")
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-class _Saying(logging.Handler):
-    def __init__(self, say: Any) -> None:
-        super().__init__()
-        self._say = say
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._say(record.getMessage())

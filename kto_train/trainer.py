@@ -18,8 +18,7 @@ from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import KTOConfig, KTOTrainer
+from trl import KTOConfig
 from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
@@ -27,7 +26,6 @@ from kto_data.balance import admissible_weights
 from kto_data.processor import Processor, load_processor
 from kto_data.training import balance_warning
 from kto_train import reference
-from kto_train.checkpoint import seal
 from kto_train.checks import check_backbone
 from kto_train.collate import CachedCollator, image_backend, source_of
 from kto_train.columns import (
@@ -41,13 +39,13 @@ from kto_train.dataset import EVAL, TRAIN, Cache, read_rows
 from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors
+from kto_train.resumable import ResumableKTOTrainer
 from kto_train.strategy import freeze_weights
-from kto_train.window import restore_window, save_window
 
 logger = logging.getLogger("kto_train")
 
 
-class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
+class CachedKTOTrainer(ResumableKTOTrainer):
     """A `KTOTrainer` that trains from a cache of `ktodata preprocess`.
 
     `cache` comes from `load_cache`; its `train` split is trained, and its `eval` split is evaluated where `args` asks
@@ -60,7 +58,6 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
 
     _signature_columns: list[str] | None  # transformers fills it when it first needs it
     calculate_KL: bool  # whether the loss has a KL term
-    resumed_from: Path | None = None
     _precompute_engine: Any  # DeepSpeed's engine of the reference model, once there is one
 
     def __init__(
@@ -108,7 +105,7 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         )
         check_backbone(self.model)
         freeze_weights(self.model, freeze)
-        self.add_callback(_Progress(self))
+        self.add_callback(_Epochs(self))
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -281,65 +278,12 @@ class CachedKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         )
         return adapter
 
-    # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Sealed when all of it is there, and only then older ones make room: one of them is always whole."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        folder = Path(self._get_output_dir(trial))
-        saved = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        save_window(self, saved)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            seal(saved, self.state.global_step)
-            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights through `from_pretrained`, strictly.
-
-        transformers reads a checkpoint's tensors by the names of the file, which for many vision-language models are
-        not those of the model: it then goes on from the base weights, with a warning about missing keys
-        (huggingface/transformers#43701).
-        """
-        model = self.model if model is None else model
-        if is_peft_model(model) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict(), strict=True)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's, whose failure is a warning: it is written before each checkpoint, which must not be lost to it."""
-        try:
-            super().create_model_card(*args, **kwargs)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            logger.warning("warning: the model card could not be written: %s", error)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Where a resumed run learns from where, whatever shards its weights."""
-        self.resumed_from = None if checkpoint is None else Path(checkpoint)
-        super()._load_optimizer_and_scheduler(checkpoint)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The mean loss at the end is that of all steps, those before resuming too."""
-        if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
-        super().log(logs, start_time)
-
-
-class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Tells the trainer where a training stands: what was added up before resuming, and which epoch begins."""
+class _Epochs(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Tells the trainer which epoch begins."""
 
     def __init__(self, trainer: CachedKTOTrainer) -> None:
         self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.resumed_from is not None:
-            restore_window(self.trainer, self.trainer.resumed_from)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.set_epoch(int(state.epoch or 0))

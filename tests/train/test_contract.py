@@ -69,7 +69,7 @@ def test_the_installed_version_is_one_of_those_supported(package: str) -> None:
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_what_is_overridden_is_there(name: str) -> None:
     assert hasattr(KTOTrainer, name)
-    assert name in vars(CachedKTOTrainer)
+    assert getattr(CachedKTOTrainer, name) is not getattr(KTOTrainer, name)
 
 
 @pytest.mark.parametrize("family", ["text", "llava"])

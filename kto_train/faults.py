@@ -1,0 +1,62 @@
+"""What a machine lacks while a training runs, as one line: room on the disk, memory, a file that was there before."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from kto_data.errors import ConfigError, InputError, KtoDataError, first_line
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new thread")
+"""What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
+_AFTER_FULL = "free some space there, then --resume auto"
+
+
+@contextmanager
+def told_faults(output: Path) -> Iterator[None]:
+    """Makes one line of a full disk, a full device, and of what a data worker found wrong.
+
+    `output` is where the training writes. Raises `InputError`, `ConfigError`, or what the worker raised.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise InputError(f"cannot write to {output}: {first_line(error)}", hint=_AFTER_FULL) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(error) from None
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise _out_of_memory(error) from None
+        where = error.filename or output
+        what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
+        raise InputError(f"{what}: {first_line(error)}", hint=_AFTER_FULL) from None
+    except RuntimeError as error:
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise _out_of_memory(error) from None
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise InputError(f"cannot write to {output}: the disk is full", hint=_AFTER_FULL) from None
+    except KtoDataError as error:
+        raise _from_worker(error) from None
+
+
+def _out_of_memory(error: BaseException) -> ConfigError:
+    return ConfigError(
+        f"out of memory: {first_line(error)}",
+        hint="a smaller kto.per_device_train_batch_size, reference: cached, or lora: {r: 16}",
+    )
+
+
+def _from_worker(error: KtoDataError) -> KtoDataError:
+    """The error itself: torch hands on what a data worker raises with the worker's traceback as its text."""
+    name = f"{type(error).__name__}: "
+    if "Original Traceback" not in error.what:
+        return error
+    error.what = error.what.rpartition(name)[2].strip()
+    return error

@@ -1,0 +1,88 @@
+"""TRL's `KTOTrainer` with checkpoints that are whole, and from which it goes on bit for bit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl import KTOTrainer
+
+from kto_train.checkpoint import seal
+from kto_train.window import restore_window, save_window
+
+logger = logging.getLogger("kto_train")
+
+
+class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
+    """A `KTOTrainer` whose checkpoints say whether they are whole, and which one of them always is.
+
+    A run that is gone on with from one has the weights, the order and the logs of a run that was never broken.
+    """
+
+    resumed_from: Path | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.add_callback(_Window(self))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Sealed when all of it is there, and only then older ones make room: one of them is always whole."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        folder = Path(self._get_output_dir(trial))
+        saved = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        save_window(self, saved)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(saved, self.state.global_step)
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights through `from_pretrained`, strictly.
+
+        transformers reads a checkpoint's tensors by the names of the file, which for many vision-language models are
+        not those of the model: it then goes on from the base weights, with a warning about missing keys
+        (huggingface/transformers#43701).
+        """
+        model = self.model if model is None else model
+        if is_peft_model(model) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's, whose failure is a warning: it is written before each checkpoint, which must not be lost to it."""
+        try:
+            super().create_model_card(*args, **kwargs)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            logger.warning("warning: the model card could not be written: %s", error)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Where a resumed run learns from where, whatever shards its weights."""
+        self.resumed_from = None if checkpoint is None else Path(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The mean loss at the end is that of all steps, those before resuming too."""
+        if "train_loss" in logs:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
+
+class _Window(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Gives a resumed trainer what was added up before."""
+
+    def __init__(self, trainer: ResumableKTOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.resumed_from is not None:
+            restore_window(self.trainer, self.trainer.resumed_from)
