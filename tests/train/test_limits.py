@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a training is one line, and the checkpoint before it stays whole."""
+"""A disk or a memory that is too small for a training is one line, and the checkpoint before it stays whole."""
 
 from __future__ import annotations
 
