@@ -7,16 +7,14 @@ Every line that is read is either kept, or dropped under the code of a rule; whi
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from kto_data import __version__
+from kto_data import __version__, image_file
 from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
 from kto_data.choices import PackImages
 from kto_data.chunk import Line
@@ -49,7 +47,7 @@ class BuildSettings:
 
     model: str
     trust_remote_code: bool = False
-    image_root: Path  # resolved
+    image_root: str  # a resolved folder, or a URL
     budget: PixelBudget
     max_length: int | None = None
     too_long: TooLong = TooLong.ERROR
@@ -103,7 +101,8 @@ class Builder:
 
     def _build_anew(self, unit: Unit, lines: Sequence[Line], images: ImageCheck = ImageCheck.HEADER) -> Built:
         output = _Output(unit.chunk.path, frozenset(lines[place] for place in unit.contradicting))
-        for batch in batches(map(self._gate(unit.layout, images).check, lines), RECORDS_AT_ONCE):
+        gate = self._gate(unit.layout, images)
+        for batch in batches(map(gate.check, gate.checker.ahead(lines)), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
         if self._text_ids.has_erred:
             raise WrongIdsError(self._text_ids.engine)
@@ -129,6 +128,8 @@ class Builder:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
         sound = [c for c in batch if c.is_trainable and not output.contradicts(c.line)]
         items = [item for checked in sound for item in checked.samples]
+        places = {probe.tried: None for item in items for probe in item.probes}
+        image_file.for_each(self.settings.image_root, self._stamp, places)  # which remembers them
         samples = [as_sample(item, self.settings.budget, self._digest) for item in items]
         for sample, item in zip(samples, items, strict=True):
             for image, found in zip(sample.images, item.probes, strict=True):
@@ -236,6 +237,5 @@ def id_parts(processor: Processor, settings: BuildSettings) -> dict[str, Any]:
 
 
 def _stamp(found: str) -> ImageStamp:
-    before = ImageStamp.of("", "", found)  # so that what changes while it is read is read again
-    with open(found, "rb") as file:
-        return replace(before, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    before = image_file.state(found)  # so that what changes while it is read is read again
+    return ImageStamp("", image_file.sha256(found), before)

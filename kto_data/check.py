@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _LISTED_A_ROW = 100  # findings of one rule: more of one record than a person would read
 _IMAGES_REMEMBERED = 50_000  # a worker's memory of images: some 30 MB
+_LINES_AHEAD = 256  # lines whose images are asked for together where each is a request
 
 _CODES_OF_FILES = frozenset({"KTO603", "KTO612"})
 _CODES_OF_TEXTS = frozenset({"KTO602"})
@@ -156,6 +158,23 @@ class LineChecker:
             unmapped_images=any(row.unmapped_images for row in rows),
             source=rows[0].source,
         )
+
+    def ahead(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """The lines of a data file as they are, the images of the next ones looked at already: see `look_ahead`."""
+        lines = iter(lines)
+        while some := tuple(islice(lines, _LINES_AHEAD)):
+            self.look_ahead(some, some[0].path)
+            yield from some
+
+    def look_ahead(self, lines: Iterable[Line], data_path: str) -> None:
+        """Look at the images of lines of the data file `data_path` now, many at a time, if they lie below a URL."""
+        root = self._root(data_path)
+        if storage.is_url(root):
+            from kto_data.read import read_rows
+
+            rows = (row for line in lines for row in read_rows(line, self.layout))
+            found = {path: None for row in rows for _, path in row.image_paths}
+            storage.at_once(lambda path: self._probe(path, root), found)
 
     def probes(self, paths: Sequence[str], data_path: str) -> dict[str, ImageProbe]:
         """What is known of the images of a record of the data file `data_path`, by their paths in it."""

@@ -81,7 +81,7 @@ class Gate:
     """Judges raw lines by the rules and the image memory of a `LineChecker`."""
 
     def __init__(self, checker: LineChecker) -> None:
-        self._checker = checker
+        self.checker = checker
         self.format = checker.layout.format or Format.MESSAGES
         settings = checker.settings
         # What the layout renames or leaves out goes the slow way.
@@ -113,11 +113,11 @@ class Gate:
     def check(self, line: Line) -> CheckedLine:
         """What the checker says of a line; of one that is plainly clean it is known for less."""
         if self.clean(line.raw, line.path) is None:
-            return self._checker.check(line)
+            return self.checker.check(line)
         from kto_data.record import Record
 
         record = Record.model_validate_json(line.raw)
-        probes = self._checker.probes(record.images, line.path)
+        probes = self.checker.probes(record.images, line.path)
         row = Row(line=line, value=orjson.loads(line.raw), record=record)
         return CheckedLine(
             line=line,
@@ -205,7 +205,7 @@ class Gate:
     def _are_shown(self, images: list[str], texts: list[str], path: str) -> bool:
         """Whether there is a placeholder for each image, none of them in the completion, and no fault in any image."""
         counts = [text.count(IMAGE_PLACEHOLDER) for text in texts]
-        return sum(counts) == len(images) and not counts[-1] and self._checker.are_clean_images(images, path)
+        return sum(counts) == len(images) and not counts[-1] and self.checker.are_clean_images(images, path)
 
 
 def _lines_with_tokens(data: bytes, ends: Sequence[int]) -> tuple[set[int], set[int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import orjson
 import xxhash
 
+from kto_data import image_file
 from kto_data.fields import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -67,15 +68,15 @@ as_json = orjson.dumps
 
 @lru_cache(maxsize=50_000)  # an image stands in many records
 def file_digest(path: str) -> int | None:
-    """The number of a file's bytes, as they were when this process first asked; None where it cannot be read."""
+    """The number of the bytes of a file, as they were when this process first asked; None where it cannot be read."""
     return fresh_file_digest(path)
 
 
 def fresh_file_digest(path: str) -> int | None:
-    """The number of a file's bytes, as they are now; None where it cannot be read."""
+    """The number of the bytes of a file, or of what lies at a URL, as they are now; None where it cannot be read."""
     content = xxhash.xxh3_64()
     try:
-        with open(path, "rb") as file:
+        with image_file.open_whole(path) as file:
             while block := file.read(1 << 20):
                 content.update(block)
     except OSError:

@@ -115,18 +115,14 @@ def take_excerpt(inputs: Sequence[Input], *, limit: int | None, sample: int | No
     return Excerpt(chosen=chosen, text=f"{sample:,} of {total:,} rows are looked at, drawn with --seed {seed}")
 
 
-def common_folder(inputs: Iterable[Input]) -> Path:
-    """The folder that all the files are in, resolved: where image paths start if nothing else is said.
+def common_folder(inputs: Iterable[Input]) -> str:
+    """The folder that all the files are in, resolved, or its URL: where image paths start if nothing else is said.
 
     Raises `UsageError` where there is more than one.
     """
-    inputs = tuple(inputs)
-    at_url = next((entry.source.path for entry in inputs if storage.is_url(entry.source.path)), None)
-    if at_url is not None:
-        raise UsageError(f"{at_url} is in no local folder", hint="give --image-root, a folder with the images")
     folders = {_folder(entry.source.path) for entry in inputs}
     if len(folders) > 1:
-        shown = ", ".join(str(folder) for folder in sorted(folders)[:2])
+        shown = ", ".join(sorted(folders)[:2])
         raise UsageError(
             f"the files are in several folders ({shown}{', …' if len(folders) > 2 else ''})",
             hint="give --image-root, the folder that all image paths start from",
@@ -134,5 +130,12 @@ def common_folder(inputs: Iterable[Input]) -> Path:
     return folders.pop()
 
 
-def _folder(path: str) -> Path:
-    return Path.cwd().resolve() if path == STDIN else Path(os.path.realpath(os.path.dirname(path)))
+def _folder(path: str) -> str:
+    if path == STDIN:
+        return os.path.realpath(os.curdir)
+    if storage.is_url(path):
+        local = storage.local_path(path)
+        if local is None:
+            return os.path.dirname(path)
+        path = local
+    return os.path.realpath(os.path.dirname(path))

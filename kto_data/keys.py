@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from kto_data import __version__
+from kto_data import __version__, image_file
 from kto_data.check import CheckSettings, LineChecker, describe
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate
 from kto_data.digest import SampleDigest, fresh_file_digest
 from kto_data.formats import Layout
+from kto_data.storage import FileState
 from kto_data.unit import NOT_OURS, UNITS_NAME, content_key
 from kto_data.writing import write_whole, writing_to
 
@@ -89,9 +90,7 @@ class _Image(NamedTuple):
 
     path: str  # as the record has it
     digest: int
-    num_bytes: int
-    modified_ns: int
-    changed_ns: int
+    state: FileState
 
 
 class KeyGatherer:
@@ -126,7 +125,8 @@ class KeyGatherer:
         try:
             content = path.read_bytes()
             _, images = _from_bytes(content, path.name)
-            return content if all(_state(self._root, image.path) == image[2:] for image in images) else None
+            are_same = image_file.for_each(self._root, self._is_same, images)
+            return content if all(are_same) else None
         except NOT_OURS:  # not there, or spoilt, or an image is gone
             return None
 
@@ -136,9 +136,12 @@ class KeyGatherer:
         checker, gate = self._tools(task.layout)
         line = 0
         for block in task.chunk.blocks():
+            checker.look_ahead(map(block.line, range(len(block))), task.chunk.path)
             sifted = gate.sift(block)
             doubtful = set(sifted.doubtful)
             place = 0  # in the columns
+            sound = {path: None for paths in sifted.images.values() for path in paths}
+            image_file.for_each(self._root, self._image, sound)
             for index in range(len(block)):
                 paths: Iterable[str] = ()
                 if index not in doubtful:
@@ -176,16 +179,15 @@ class KeyGatherer:
 
     def _read_image(self, path: str) -> _Image | None:
         try:
-            before = _state(self._root, path)  # so that what changes while it is read is read again
+            # Before it is read, so that what changes meanwhile is read again.
+            before = image_file.state(place := image_file.place(self._root, path))
         except OSError:
             return None
-        digest = fresh_file_digest(os.path.join(self._root, path))
-        return None if digest is None else _Image(path, digest, *before)
+        digest = fresh_file_digest(place)
+        return None if digest is None else _Image(path, digest, before)
 
-
-def _state(root: str, path: str) -> tuple[int, int, int]:
-    status = os.stat(os.path.join(root, path))
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    def _is_same(self, image: _Image) -> bool:
+        return bool(image.state.version) and image_file.state(image_file.place(self._root, image.path)) == image.state
 
 
 def _to_bytes(keys: Keys, images: Sequence[_Image]) -> bytes:
@@ -203,7 +205,7 @@ def _from_bytes(content: bytes, name: str) -> tuple[Keys, list[_Image]]:
         rest = rest[length:]
         if len(column) != size:
             raise ValueError("cut short")
-    return keys, [_Image(*image) for image in head["images"]]
+    return keys, [_Image(path, digest, FileState(*state)) for path, digest, state in head["images"]]
 
 
 _gatherer: KeyGatherer | None = None  # of this process

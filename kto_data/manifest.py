@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kto_data import storage
 from kto_data.choices import PackImages
 from kto_data.errors import CacheError
 
@@ -110,25 +112,50 @@ def differing_parts(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str,
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
-def read_manifest(cache: Path) -> Manifest:
-    """The manifest of the cache at `cache`.
+def read_manifest(cache: Path | str) -> Manifest:
+    """The manifest of the cache at `cache`, a folder or a URL.
 
-    Raises `CacheError` where there is none (a folder without one is not a cache) or it cannot be understood.
+    Raises `CacheError` where there is none (a folder without one is not a cache) or it cannot be understood, and
+    `UsageError` where the protocol of the URL is unknown.
     """
-    path = cache / MANIFEST_NAME
+    return parse_manifest(read_manifest_bytes(cache), cache)
+
+
+def has_manifest(cache: Path | str) -> bool:
+    """Whether there is a cache at a folder or URL. Raises `CacheError` where the URL cannot be read."""
+    path = _path(cache)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return storage.is_file(path) if storage.is_url(path) else Path(path).exists()
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def read_manifest_bytes(cache: Path | str) -> bytes:
+    """What `parse_manifest` takes. Raises `CacheError` where there is none, `UsageError` as `read_manifest` does."""
+    path = _path(cache)
+    try:
+        return storage.read_bytes(path) if storage.is_url(path) else Path(path).read_bytes()
     except FileNotFoundError:
         raise CacheError(
             f"{cache} is not a cache: it has no {MANIFEST_NAME}",
             hint=f"ktodata preprocess DATA --model MODEL --output {cache}",
         ) from None
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def parse_manifest(content: bytes, cache: Path | str) -> Manifest:
+    """The manifest that `content` is. Raises `CacheError` where it cannot be understood."""
+    try:
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or MANIFEST_NAME
         raise CacheError(
-            f"{path} is not understood: {where}: {first['msg']}",
+            f"{cache}/{MANIFEST_NAME} is not understood: {where}: {first['msg']}",
             hint="it was written by another version of ktodata, or changed by hand: run `ktodata preprocess` again",
         ) from None
-    except OSError as error:
-        raise CacheError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _path(cache: Path | str) -> str:
+    return f"{os.fspath(cache).rstrip('/')}/{MANIFEST_NAME}"

@@ -61,7 +61,8 @@ class ModelChecker:
 
     def check(self, lines: Iterable[Line], layout: Layout) -> Iterator[MeasuredLine]:
         """Every line with its findings, in order."""
-        for batch in batches(map(self._checker(layout).check, lines), RECORDS_AT_ONCE):
+        checker = self._checker(layout)
+        for batch in batches(map(checker.check, checker.ahead(lines)), RECORDS_AT_ONCE):
             # Images that were not looked at have no size: then nothing can be said of tokens.
             measured = [
                 checked.is_trainable and all(probe.header for item in checked.samples for probe in item.probes)

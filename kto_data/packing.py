@@ -21,17 +21,18 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from kto_data import image_file, storage
 from kto_data.choices import PackImages
 from kto_data.encode import ImageRef
 from kto_data.errors import InputError
 from kto_data.image import (
     DECODE_ERRORS,
     as_pixels,
+    from_pixels,
     holds_our_pixels,
     is_larger,
     load_for_training,
     num_bytes_as_pixels,
-    read_image,
 )
 from kto_data.manifest import PackedCounts
 from kto_data.writing import write_whole, writing_to
@@ -88,9 +89,9 @@ def _key(text: str) -> int:
 class Packer:
     """Puts images below the `images/` of the cache that is being built. Make one a process."""
 
-    def __init__(self, packing: PackImages, image_root: Path) -> None:
+    def __init__(self, packing: PackImages, image_root: str) -> None:
         self._packing = packing
-        self._root = os.fspath(image_root)
+        self._root = image_root
         self._pack = lru_cache(_REMEMBERED)(self._pack_one)
 
     def pack(self, refs: Iterable[ImageRef], building: Path, caches: Sequence[Path]) -> Packed:
@@ -99,7 +100,10 @@ class Packer:
         Raises `UndecodableError` for an image that must be scaled and cannot be, `InputError` where one cannot be read
         any more or the disk is full.
         """
-        folders = tuple(dict.fromkeys([building, *caches]))
+        refs, folders = tuple(refs), tuple(dict.fromkeys([building, *caches]))
+        # Images that are fetched are packed many at a time, but no file by two.
+        distinct = {packed_name(ref, self._packing): ref for ref in refs}
+        image_file.for_each(self._root, lambda ref: self._pack(ref, folders), distinct.values())
         made = [(ref, *self._pack(ref, folders)) for ref in refs]
         entries = {(_key(ref.path), _key(_file_name(ref, self._packing)), num_bytes) for ref, num_bytes, _ in made}
         return Packed(np.array(sorted(entries), _ENTRY), any(is_new for _, _, is_new in made))
@@ -124,14 +128,16 @@ class Packer:
             found = os.stat(path).st_size
             if self._packing == "resized" and found == num_bytes_as_pixels((ref.width, ref.height)):
                 return found if holds_our_pixels(os.fspath(path)) else 0
+            if storage.is_url(self._root):  # our copy is sooner read than the server asked
+                return found if image_file.sha256(os.fspath(path)) == ref.sha256 else 0
             return found if found == os.stat(os.path.join(self._root, ref.path)).st_size else 0
         except OSError:
             return 0
 
     def _content(self, ref: ImageRef) -> bytes:
-        path = os.path.join(self._root, ref.path)
+        path = image_file.place(self._root, ref.path)
         try:
-            content = read_image(ref.path, self._root)
+            content = image_file.read_image(ref.path, self._root)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
         if hashlib.sha256(content).hexdigest() != ref.sha256:
@@ -173,6 +179,24 @@ def _packed_files(folder: Path) -> Iterator[Path]:
         yield from (
             path for path in list(inner.iterdir()) if _FILE.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
         )
+
+
+def is_packed(path: str) -> bool:
+    """Whether a path below `images/` is that of a packed image."""
+    folder, _, name = path.partition("/")
+    return _FOLDER.fullmatch(folder) is not None and _FILE.fullmatch(name) is not None
+
+
+def is_whole_file(path: Path, name: str) -> bool:
+    """Whether the file at `path` is what `name`, that of a packed image, says."""
+    content = path.read_bytes()
+    try:
+        pixels = from_pixels(content)
+    except ValueError:
+        return False
+    if pixels is not None:
+        return name.endswith(f"-{pixels.size[0]}x{pixels.size[1]}")
+    return hashlib.sha256(content).hexdigest() == os.path.basename(name).partition("-")[0]
 
 
 def holds_packed_alone(folder: Path) -> bool:

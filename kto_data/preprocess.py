@@ -14,11 +14,12 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kto_data import build
+from kto_data import build, storage
 from kto_data.allot import EVAL, Allotment, AllotSettings, allot
 from kto_data.build import BuildSettings, id_parts
 from kto_data.check import CheckSettings, check_dataset
@@ -52,6 +53,7 @@ from kto_data.so_far import FindingsSoFar, InputSoFar, SplitSoFar, share_done
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import WrongIdsError
 from kto_data.unit import UNITS_NAME, Built, Unit, sweep
+from kto_data.upload import Uploaded, claimed, upload_cache
 from kto_data.writing import whole_file, write_whole, writing_to
 
 _WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
@@ -64,6 +66,7 @@ class PreprocessSettings:
 
     inputs: Mapping[str, tuple[Input, ...]]  # split -> files
     output: Path
+    url: str = ""  # where the cache goes when it is whole; then `output` is its `work_folder`
     build: BuildSettings
     allot: AllotSettings = field(default_factory=AllotSettings)
     shard_rows: int
@@ -95,6 +98,7 @@ class Result:
     num_units: int = 0  # pieces of work
     num_reused: int = 0  # of them, those whose result an earlier run had left
     is_unchanged: bool = False  # the cache was there already, just as it is
+    uploaded: Uploaded | None = None  # where it was to go to a URL
     changes: tuple[tuple[str, Any, Any], ...] = ()  # to the fingerprint of the cache that was there: name, before, now
 
 
@@ -107,22 +111,25 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
     """Make the cache.
 
     Raises `UsageError` when the output is in use or holds something else, `ModelError` when the model cannot be used,
-    and `InputError` when a file cannot be read or written, or no row is left.
+    and `InputError` when a file cannot be read or written, the storage fails, or no row is left.
     """
     processor = build.load(settings.build)
     if settings.is_read_once:
         settings = replace(settings, build=replace(settings.build, fast_after=None))
-    with output_lock(settings.output):
+    with output_lock(settings.output), claimed(settings.url, settings.output) if settings.url else nullcontext():
         # Whatever ends the run, what is built stays there for the next one.
         building = settings.output / BUILDING_NAME
         if not settings.resume:
             shutil.rmtree(building / IMAGES_NAME, ignore_errors=True)
         try:
-            return _make(settings, processor, building, progress)
+            result = _make(settings, processor, building, progress)
         except WrongIdsError:
             # What was built before the fault came to light may be wrong too, and what other runs have left.
             slow = replace(settings, resume=False, build=replace(settings.build, fast_after=None))
-            return _make(slow, processor, building, progress)
+            result = _make(slow, processor, building, progress)
+        if settings.url and result.manifest is not None:
+            result = replace(result, uploaded=upload_cache(settings.output, settings.url))
+        return result
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
@@ -270,9 +277,9 @@ def _manifest(
     return Manifest(
         fingerprint=fingerprint(parts),
         parts=parts,
-        model=_place(options.model, settings.output),
+        model=_seen_from(settings, options.model) if os.path.isdir(options.model) else options.model,
         has_images=processor.has_images,
-        image_root=os.path.relpath(options.image_root, settings.output.resolve()),
+        image_root=_seen_from(settings, options.image_root),
         image_min_pixels=options.budget.min_pixels,
         image_max_pixels=options.budget.max_pixels,
         max_length=options.max_length,
@@ -283,9 +290,12 @@ def _manifest(
     )
 
 
-def _place(model: str, output: Path) -> str:
-    """Where a model folder is, seen from the cache, so that both can move together; a hub id as it is."""
-    return os.path.relpath(os.path.realpath(model), output.resolve()) if os.path.isdir(model) else model
+def _seen_from(settings: PreprocessSettings, folder: str) -> str:
+    """Where a folder is, seen from the cache, so that both can move together; from or to a URL, where it is."""
+    if storage.is_url(folder):
+        return folder
+    folder = os.path.realpath(folder)
+    return folder if settings.url else os.path.relpath(folder, settings.output.resolve())
 
 
 def _split(name: str, so_far: SplitSoFar) -> Split:

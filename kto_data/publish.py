@@ -22,7 +22,7 @@ REJECTS_NAME = "rejects.jsonl"
 RUN_NAME = "run.json"
 BUILDING_NAME = ".building"
 _LOCK = ".lock"
-_OWN_NAMES = ("train", "eval", "dataset_dict.json", *REPORT_NAMES.values(), REJECTS_NAME, RUN_NAME, UNITS_NAME)
+OWN_NAMES = ("train", "eval", "dataset_dict.json", *REPORT_NAMES.values(), REJECTS_NAME, RUN_NAME, UNITS_NAME)
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 
 
@@ -36,7 +36,7 @@ def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) ->
     """
     with writing_to(output):
         (output / MANIFEST_NAME).unlink(missing_ok=True)
-        for name in _OWN_NAMES:
+        for name in OWN_NAMES:
             if (output / name).is_dir():
                 shutil.rmtree(output / name)
             if (building / name).exists():
@@ -48,7 +48,7 @@ def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) ->
 def is_whole(output: Path, reports: Mapping[str, bytes]) -> bool:
     """Whether all of a published cache is there besides its shards, whose content nobody looks at here; its reports
     (name -> content) just as they are to be."""
-    if not all((output / name).exists() for name in _OWN_NAMES if name != "eval"):
+    if not all((output / name).exists() for name in OWN_NAMES if name != "eval"):
         return False
     return all((output / name).read_bytes() == content for name, content in reports.items())
 
@@ -62,7 +62,7 @@ def output_lock(output: Path) -> Iterator[None]:
     with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         names = os.listdir(output)
-        own = {BUILDING_NAME, _LOCK, *_OWN_NAMES}
+        own = {BUILDING_NAME, _LOCK, *OWN_NAMES}
         if holds_packed_alone(output / IMAGES_NAME):
             own.add(IMAGES_NAME)
         others = sorted(set(names) - own)

@@ -22,6 +22,18 @@ from kto_data.image import (
 )
 
 
+def read_image(given: str, root: str) -> bytes:
+    """The bytes of the image `given` below the URL `root`.
+
+    Raises `FileNotFoundError` where there is none, and another `OSError` where it must not be fetched or cannot be.
+    """
+    url = None if "://" in given else storage.below(root, given)
+    if url is None:
+        raise OSError(ProbeStatus.ESCAPES_ROOT.value)
+    with storage.open_file(url, whole=True) as (file, _):
+        return file.read()
+
+
 def probe(given: str, root: str, check: ImageCheck) -> ImageProbe:
     """Look at the image `given` below the URL `root`, as closely as `check` says.
 

@@ -6,13 +6,16 @@ says is a path below that folder, or nothing.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from kto_data.errors import UsageError
@@ -33,7 +36,28 @@ _PACKAGES = {
 }
 """What has to be installed for a protocol, besides fsspec."""
 _COPY_BYTES = 1 << 20
-_IMAGE_BLOCK_BYTES = 1 << 16  # a header comes with one request
+_HEADER_BYTES = 1 << 16  # a header comes with one request
+_WHOLE_BYTES = 1 << 23  # and so does a whole file, as a rule
+REQUESTS_AT_ONCE = 16  # a request waits much longer than it works
+_VERSION_KEYS = ("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Last-Modified", "mtime", "created")
+"""Where implementations say what changes with a file; the first that one knows counts."""
+
+_made: dict[str, str] = {}  # URL -> the file on this machine that has its bytes
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class FileState(NamedTuple):
+    """What of a file tells that it is still the same, without reading it."""
+
+    num_bytes: int
+    version: str  # empty where nobody says it: then nothing is told
+
+
+def cache_home() -> Path:
+    """The folder on this machine for what can be had again: `$XDG_CACHE_HOME/ktodata`, or `~/.cache/ktodata`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ktodata")
 
 
 def is_url(path: str) -> bool:
@@ -48,18 +72,25 @@ def open_storage(url: str) -> None:
 
 def local_path(url: str) -> str | None:
     """The path on this machine that a `file://` URL means; None for other URLs."""
-    return str(_system("file")._strip_protocol(url)) if _protocol(url) in ("file", "local") else None
+    return str(_system("file")._strip_protocol(url)) if _is_local(url) else None
 
 
-@cache  # nothing is fetched twice
 def local_copy(url: str) -> str:
     """A file on this machine with the bytes of the file at `url`: itself, or a copy that goes when the process ends.
 
     Files are read more than once, from the middle, and in several processes. Raises OSError where it cannot be read.
     """
-    path = local_path(url)
-    if path is not None:
-        return path
+    if url not in _made:  # nothing is fetched twice
+        _made[url] = local_path(url) or _copied(url)
+    return _made[url]
+
+
+def copy_made(url: str) -> str | None:
+    """What `local_copy` has said of `url`; None where it was not asked."""
+    return _made.get(url)
+
+
+def _copied(url: str) -> str:
     with _speaking(url) as (system, remote), tempfile.NamedTemporaryFile(dir=_copies().name, delete=False) as copy:
         with system.open(remote, "rb") as file:
             while data := file.read(_COPY_BYTES):
@@ -85,6 +116,15 @@ def is_folder(url: str) -> bool:
         return "*" in path or bool(system.isdir(path))
 
 
+def is_file(url: str) -> bool:
+    """Whether a file is at `url`. Raises OSError where that cannot be told."""
+    try:
+        file_state(url)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
+
+
 def below(root: str, given: str) -> str | None:
     """The URL of `given`, a path that data names, below the folder `root`; None where it would be outside of it."""
     # Servers read %2e%2e as `..`.
@@ -97,19 +137,111 @@ def below(root: str, given: str) -> str | None:
     return f"{root.rstrip('/')}/{given}"
 
 
+def join(folder: str, path: str) -> str:
+    """The URL of `path`, as our own files have it, seen from the folder `folder`; a URL is itself."""
+    if is_url(path):
+        return path
+    protocol, _, rest = folder.partition("://")
+    return f"{protocol}://{posixpath.normpath(posixpath.join(rest, path))}"
+
+
 @contextmanager
-def open_file(url: str) -> Iterator[tuple[IO[bytes], int]]:
-    """The file at `url`, read by parts where the server can, and its size. Raises OSError where it cannot be read:
-    `FileNotFoundError` where it is not there, `IsADirectoryError` where it is a folder."""
+def open_file(url: str, *, whole: bool = False) -> Iterator[tuple[IO[bytes], int]]:
+    """The file at `url` and its size; where it is not to be read `whole`, by small parts if the server can.
+
+    Raises OSError where it cannot be read: `FileNotFoundError` where it is not there, `IsADirectoryError` where it is a
+    folder.
+    """
     with _speaking(url) as (system, path):
-        info = system.info(path)
-        if info["type"] == "directory":
-            raise IsADirectoryError(url)
-        num_bytes = info.get("size")
-        if num_bytes is None:
+        info = _file_info(system, path, url)
+        if info.get("size") is None:
             raise OSError("the server does not say how large it is")
-        with system.open(path, "rb", block_size=_IMAGE_BLOCK_BYTES) as file:
-            yield file, int(num_bytes)
+        num_bytes, block_bytes = int(info["size"]), _WHOLE_BYTES if whole else _HEADER_BYTES
+        with system.open(path, "rb", block_size=block_bytes, size=num_bytes) as file:  # which would ask for it again
+            yield file, num_bytes
+
+
+def file_state(url: str) -> FileState:
+    """The state of the file at `url`. Raises OSError as `open_file` does."""
+    with _speaking(url) as (system, path):
+        return _state(_file_info(system, path, url))
+
+
+def read_bytes(url: str) -> bytes:
+    """A small file, whole. Raises OSError where it cannot be read: `FileNotFoundError` where it is not there."""
+    with _speaking(url) as (system, path):
+        return bytes(system.cat_file(path))
+
+
+def list_states(folder: str) -> dict[str, FileState]:
+    """All files below the folder at a URL, by their paths seen from it; none where it is not there. Raises OSError."""
+    with _speaking(folder.rstrip("/")) as (system, path):
+        try:
+            found = system.find(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        start = len(path) + 1
+        return {name[start:]: _state(info) for name, info in found.items() if name.startswith(f"{path}/")}
+
+
+def upload(path: str, url: str) -> FileState:
+    """Put the file at `path` to `url`, in the place of what is there; the state that it has then.
+
+    It is there whole or not at all. (A file opened for writing would not be: what was written before an error would
+    stay.) Raises OSError.
+    """
+    with _speaking(url) as (system, remote):
+        if _is_local(url):
+            system.makedirs(posixpath.dirname(remote), exist_ok=True)
+        system.put_file(path, remote)
+        system.invalidate_cache()
+        return _state(system.info(remote))
+
+
+def download(url: str, path: str) -> None:
+    """The file at `url` to `path`, which on an error may hold a part of it. Raises OSError."""
+    with _speaking(url) as (system, remote):
+        system.get_file(remote, path)
+
+
+def create(url: str, content: bytes) -> None:
+    """Put `content` to `url` if nothing is there, as one step where the store can: of two that try, one succeeds.
+
+    Raises `FileExistsError` where another content is there, OSError where it cannot be written.
+    """
+    with _speaking(url) as (system, path):
+        try:
+            if system.exists(path):  # stores that do not know the condition would write over it
+                raise FileExistsError(url)
+            if _is_local(url):
+                system.makedirs(posixpath.dirname(path), exist_ok=True)
+            system.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            # An answer that was lost on its way makes the implementation ask again, and then meet its own file.
+            if system.cat_file(path) != content:
+                raise FileExistsError(url) from None
+
+
+def remove(url: str) -> None:
+    """Remove the file at `url`, if it is there. Raises OSError."""
+    with _speaking(url) as (system, path):
+        try:
+            system.rm_file(path)
+        except FileNotFoundError:
+            return
+
+
+def at_once(call: Callable[[Item], Answer], items: Iterable[Item], most: int = REQUESTS_AT_ONCE) -> list[Answer]:
+    """`call(item)` for each of `items`, `most` of them at a time, the answers in the order of the items.
+
+    The first exception is raised here, and nothing new is begun then.
+    """
+    with ThreadPoolExecutor(most) as pool:
+        try:
+            return list(pool.map(call, items))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @cache
@@ -121,16 +253,34 @@ def _protocol(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-@cache
+def _is_local(url: str) -> bool:
+    return _protocol(url) in ("file", "local")
+
+
+def _file_info(system: AbstractFileSystem, path: str, url: str) -> dict[str, Any]:
+    info: dict[str, Any] = system.info(path)
+    if info["type"] == "directory":
+        raise IsADirectoryError(url)
+    return info
+
+
+def _state(info: dict[str, Any]) -> FileState:
+    version = next((str(info[key]).strip('"') for key in _VERSION_KEYS if info.get(key)), "")
+    return FileState(int(info.get("size") or 0), version)
+
+
 def _system(protocol: str) -> AbstractFileSystem:
     import fsspec
 
     try:
-        return fsspec.filesystem(protocol)
+        # fsspec keeps the instance, and makes another one after a fork, which the first would not survive. What lies
+        # at a URL may change while we run, so no listing is kept.
+        return fsspec.filesystem(protocol, use_listings_cache=False)
     except ImportError:
         package = _PACKAGES.get(protocol, f"that fsspec wants for {protocol}://")
         raise UsageError(
-            f"{protocol}:// needs the package '{package}', which is not installed", hint=f"pip install {package}"
+            f"{protocol}:// needs the package '{package}', which is not installed",
+            hint="pip install 'ktodata[s3]'" if package == "s3fs" else f"pip install {package}",
         ) from None
     except ValueError:
         raise UsageError(

@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from kto_data import image_file
 from kto_data.chunk import Chunk, Line
 from kto_data.finding import Finding
 from kto_data.formats import Layout
 from kto_data.manifest import Shard
 from kto_data.packing import IMAGES_NAME, Packed
 from kto_data.rules.facts import ChunkFacts
+from kto_data.storage import FileState
 from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally
 from kto_data.writing import write_whole, writing_to
 
@@ -59,15 +61,7 @@ class ImageStamp:
 
     path: str  # as the record has it
     sha256: str
-    num_bytes: int
-    modified_ns: int
-    changed_ns: int  # of the file's entry: unlike the former nobody can set it back
-
-    @classmethod
-    def of(cls, path: str, sha256: str, found: str) -> ImageStamp:
-        """The stamp of the image file `found`. Raises `OSError` where it is gone."""
-        status = os.stat(found)
-        return cls(path, sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    state: FileState
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +103,14 @@ def keep(built: Built, unit: Unit, cache: Path) -> None:
     write_whole(folder / built.key, _to_bytes(built, unit.split))
 
 
-def find(key: str, unit: Unit, image_root: Path) -> Built | None:
+def find(key: str, unit: Unit, image_root: str) -> Built | None:
     """What became of a unit with this key, its shard now where the unit wants it; None where it must be done again."""
     for cache in unit.caches:
         try:
             built, split = _from_bytes((cache / UNITS_NAME / key).read_bytes(), key)
         except NOT_OURS:  # not there, or spoilt
             continue
-        if built.images is None or not all(_is_same(stamp, image_root) for stamp in built.images):
+        if built.images is None or not _are_same(built.images, image_root):
             continue
         if built.shard is None:
             return built
@@ -126,13 +120,16 @@ def find(key: str, unit: Unit, image_root: Path) -> Built | None:
     return None
 
 
-def _is_same(stamp: ImageStamp, image_root: Path) -> bool:
-    path = os.path.join(image_root, stamp.path)
+def _are_same(stamps: Sequence[ImageStamp], image_root: str) -> bool:
+    return all(image_file.for_each(image_root, lambda stamp: _is_same(stamp, image_root), stamps))
+
+
+def _is_same(stamp: ImageStamp, image_root: str) -> bool:
+    place = image_file.place(image_root, stamp.path)
     try:
-        if ImageStamp.of(stamp.path, stamp.sha256, path) == stamp:
+        if stamp.state.version and image_file.state(place) == stamp.state:
             return True
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == stamp.sha256
+        return image_file.sha256(place) == stamp.sha256
     except OSError:
         return False
 
@@ -192,9 +189,7 @@ def _to_bytes(built: Built, split: str) -> bytes:
         "rejects": [entry.decode() for entry in built.rejects],
         "images": None
         if built.images is None
-        else [
-            [stamp.path, stamp.sha256, stamp.num_bytes, stamp.modified_ns, stamp.changed_ns] for stamp in built.images
-        ],
+        else [[stamp.path, stamp.sha256, *stamp.state] for stamp in built.images],
     }
     return json.dumps(head).encode() + b"\n" + tally.rows.tobytes() + tally.image_keys.tobytes()
 
@@ -226,7 +221,9 @@ def _from_bytes(content: bytes, key: str) -> tuple[Built, str]:
         findings=_FINDINGS.validate_python(head["findings"]),
         rejects=tuple(entry.encode() for entry in head["rejects"]),
         key=key,
-        images=None if head["images"] is None else tuple(ImageStamp(*stamp) for stamp in head["images"]),
+        images=None
+        if head["images"] is None
+        else tuple(ImageStamp(path, sha256, FileState(*state)) for path, sha256, *state in head["images"]),
         is_reused=True,
     )
     return built, head["split"]

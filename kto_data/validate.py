@@ -180,6 +180,7 @@ class _Worker:
         findings: list[Finding] = []
         num_rows = num_bad = 0
         for block in unit.chunk.blocks():
+            checker.look_ahead(map(block.line, range(len(block))), unit.chunk.path)
             sifted = gate.sift(block)
             _note_clean_images(sifted, checker, facts)
             numbers = block.numbers

@@ -22,7 +22,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting: --set kto.beta=0.2.")
     ] = None,
-    cache: Annotated[str | None, typer.Option(help="Folder that `ktodata preprocess` made.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Folder or URL of a cache that `ktodata preprocess` made.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder or hub id.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder for checkpoints, metrics and the trained model.")] = None,
     image_root: Annotated[str | None, typer.Option(help="Where image paths start, if not where they did.")] = None,

@@ -57,7 +57,7 @@ class CachedCollator:
         self,
         processor: Processor,
         *,
-        image_root: Path,
+        image_root: Path | str,
         pack_images: PackImages = "none",
         max_length: int | None = None,
         with_kl: bool = True,

@@ -67,7 +67,7 @@ class TrainConfig(_Strict):
     """All settings of `ktodata train`."""
 
     model: str = Field(description="Model folder or hub id.")
-    cache: str = Field(description="Folder that `ktodata preprocess` made.")
+    cache: str = Field(description="Folder or URL of a cache that `ktodata preprocess` made.")
     output_dir: str = Field(description="Folder for checkpoints, metrics, plots and the trained model.")
     image_root: str | None = Field(default=None, description="Where image paths start, if not where they did.")
     seed: int = 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from datasets import Dataset, DatasetDict, load_from_disk
 
+from kto_data import storage
 from kto_data.choices import PackImages
+from kto_data.download import fetch_cache
 from kto_data.errors import CacheError, InputError
 from kto_data.manifest import FORMAT_VERSION, Manifest, read_manifest
 from kto_data.packing import IMAGES_NAME
@@ -28,19 +31,20 @@ class Cache(DatasetDict):  # type: ignore[misc]  # datasets has no types
 
     path: Path
     manifest: Manifest
-    image_root: Path  # where the paths in `image_refs` start, or the folder of the packed images
+    image_root: Path | str  # folder or URL where the paths in `image_refs` start, or the folder of the packed images
     pack_images: PackImages  # how images are named there
 
 
 def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
-    """The cache at `path`; nothing of it is read into memory.
+    """The cache at `path`; nothing of it is read into memory. One at a URL is copied to this machine first.
 
     `image_root` replaces the folder that the manifest records, for a cache that has moved; of a cache with packed
     images it names the originals, to be read in their place.
     Raises `CacheError` where the folder is no whole cache or its files do not agree with its manifest, and
-    `InputError` where rows have images and the image root is no folder.
+    `InputError` where rows have images and the image root is no folder, or a URL cannot be read.
     """
-    path = Path(path)
+    home = str(path)
+    path = fetch_cache(home) if storage.is_url(home) else Path(path)
     manifest = read_manifest(path)
     if manifest.format_version != FORMAT_VERSION:
         raise CacheError(
@@ -51,13 +55,14 @@ def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
     cache.path, cache.manifest = path, manifest
     cache.pack_images = manifest.pack_images if image_root is None else "none"
     if image_root is not None:
-        cache.image_root = Path(image_root)
+        cache.image_root = str(image_root) if storage.is_url(str(image_root)) else Path(image_root)
     elif cache.pack_images != "none":
         cache.image_root = path.resolve() / IMAGES_NAME
-    else:  # The manifest's is relative to the cache, so that the two can be moved together.
-        cache.image_root = path.resolve() / manifest.image_root
+    else:
+        cache.image_root = _recorded_root(home, manifest.image_root)
     _check_splits(cache)
-    if any(split.num_images for split in manifest.splits.values()) and not cache.image_root.is_dir():
+    has_images = any(split.num_images for split in manifest.splits.values())
+    if has_images and isinstance(cache.image_root, Path) and not cache.image_root.is_dir():
         if cache.pack_images != "none":
             raise CacheError(
                 f"{path} has lost the images that were packed in it: there is no {cache.image_root}",
@@ -67,6 +72,15 @@ def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
             f"the image root {cache.image_root} is not a folder", hint="give the place of the images: --image-root DIR"
         )
     return cache
+
+
+def _recorded_root(cache: str, root: str) -> Path | str:
+    """The image root that a manifest records: seen from its cache, so that the two can be moved together."""
+    if storage.is_url(root):
+        return root
+    if storage.is_url(cache) and not os.path.isabs(root):
+        return storage.join(cache, root)
+    return Path(os.path.realpath(cache), root)
 
 
 def read_rows(dataset: Dataset) -> Rows:

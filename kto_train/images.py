@@ -9,17 +9,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from kto_data import image_file, storage
 from kto_data.choices import PackImages
 from kto_data.encode import ImageRef
-from kto_data.image import from_pixels, load_for_training, read_image
+from kto_data.image import from_pixels, load_for_training
 from kto_data.packing import packed_name
 
 
 class ImageFiles:
-    """The images of a cache, below `folder`: the image root where `packing` is "none", else the cache's `images`."""
+    """The images of a cache, below `folder`: the image root, a folder or a URL, where `packing` is "none", else the
+    cache's `images`."""
 
-    def __init__(self, folder: Path, packing: PackImages = "none") -> None:
-        self._folder = os.path.realpath(folder)
+    def __init__(self, folder: Path | str, packing: PackImages = "none") -> None:
+        self._folder = str(folder) if storage.is_url(str(folder)) else os.path.realpath(folder)
         self._packing = packing
 
     @property
@@ -31,7 +33,7 @@ class ImageFiles:
 
     def path(self, ref: Mapping[str, Any]) -> str:
         """Where the image is, or should be."""
-        return os.path.join(self._folder, self._name(ImageRef(**ref)))
+        return image_file.place(self._folder, self._name(ImageRef(**ref)))
 
     def load(self, ref: Mapping[str, Any]) -> Any:
         """The image as the model sees it: upright, RGB, at the size in the cache.
@@ -40,7 +42,7 @@ class ImageFiles:
         cannot be read or is not the file that the cache was made from.
         """
         wanted = ImageRef(**ref)
-        content = read_image(self._name(wanted), self._folder)
+        content = image_file.read_image(self._name(wanted), self._folder)
         size = (wanted.width, wanted.height)
         if self._packing == "resized":
             scaled = from_pixels(content)

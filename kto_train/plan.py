@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kto_data import __version__
@@ -98,7 +97,7 @@ class Plan:
 
 def make_plan(config: TrainConfig) -> Plan:
     """Check everything and work out the groups, the weights and the steps; no weight is read."""
-    manifest = read_manifest(Path(config.cache))
+    manifest = read_manifest(config.cache)
     checks.check_output(config)
     checks.check_kto_batch(config)
     checks.check_evaluation(config, manifest)

@@ -156,7 +156,7 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
     from kto_train.trainer import CachedKTOTrainer
 
     config = plan.config
-    beside = Path(config.cache) / "reference"
+    beside = plan.cache.path / "reference"
     try:
         trainer = CachedKTOTrainer(
             config.model,
@@ -165,7 +165,7 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
             processor=plan.processor,
             groups=plan.groups,
             group_by_length=config.group_by_length,
-            reference_folder=beside if os.access(config.cache, os.W_OK) else Path(config.output_dir) / "reference",
+            reference_folder=beside if os.access(plan.cache.path, os.W_OK) else Path(config.output_dir) / "reference",
             freeze=config.freeze,
             quantization_config=quantization_config(config),
             peft_config=lora_config(config),

@@ -141,9 +141,9 @@ def _image_root(
     if check.image_root is not None or outlet.in_place or not mending.has_images:
         return check.image_root
     folder = common_folder(inputs)
-    if any(path != _STDOUT and Path(os.path.realpath(path.parent)) != folder for path in outlet.paths):
+    if any(path != _STDOUT and os.path.realpath(path.parent) != folder for path in outlet.paths):
         say(f"image paths still start from {folder}: give it as --image-root to what reads {outlet.paths[0]}")
-    return str(folder)
+    return folder
 
 
 def _outputs(mending: Mending, outlet: Outlet) -> tuple[Input, ...]:

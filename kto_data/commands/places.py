@@ -1,4 +1,4 @@
-"""Files that a command is to write: each is one of its own, and none the data that it reads."""
+"""Places that options name: where images are, and files to write, each one of its own and none that is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kto_data.errors import UsageError
+from kto_data.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from kto_data.inputs import Input
@@ -26,6 +26,24 @@ def refuse_shared(inputs: Sequence[Input], places: Iterable[Place]) -> None:
             continue  # a pipe or /dev/null holds nothing that could be lost
         if (other := taken.setdefault(_identity(path), option)) != option:
             raise UsageError(f"{option} {path} is also {other}", hint="give each a file of its own")
+
+
+def image_folder(given: str | None) -> str | None:
+    """The folder, resolved, or the URL that --image-root names. Raises `InputError` where it is neither, and
+    `UsageError` where the protocol of the URL is unknown."""
+    from kto_data import storage
+
+    if given is None:
+        return None
+    if storage.is_url(given):
+        storage.open_storage(given)
+        local = storage.local_path(given)
+        if local is None:
+            return given
+        given = local
+    if not os.path.isdir(given):
+        raise InputError(f"--image-root {given} is not a folder", hint="name the folder that image paths start from")
+    return os.path.realpath(given)
 
 
 def _identity(path: str | Path) -> object:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kto_data.choices import EngineName, PackImages
-from kto_data.errors import ExitCode, InputError, UsageError, require_packages
+from kto_data.errors import ExitCode, UsageError, require_packages
 from kto_data.policy import Contradictions, Invalid, TooLong
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def preprocess(
     paths: Annotated[list[str] | None, typer.Argument(metavar="DATA...", help="Files to train on; - is stdin.")] = None,
     *,
     model: Annotated[str, typer.Option(help="Model folder or hub id; its weights are not read.")],
-    output: Annotated[Path, typer.Option(help="Folder for the cache.")],
+    output: Annotated[str, typer.Option(help="Folder or URL for the cache.")],
     eval_data: Annotated[list[str] | None, typer.Option(help="Files of the eval split. Repeatable.")] = None,
     eval_fraction: Annotated[
         float | None, typer.Option(help="Hold back such a part of the rows as the eval split, by prompt and image.")
@@ -42,7 +42,8 @@ def preprocess(
         Contradictions, typer.Option(help="What becomes of equal rows with both labels.")
     ] = Contradictions.KEEP,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder that image paths start from.", show_default="the data file's folder")
+        str | None,
+        typer.Option(help="Folder or URL that image paths start from.", show_default="the data file's folder"),
     ] = None,
     format: Annotated[str, typer.Option(help="Format of the records.")] = "auto",
     dataset_info: Annotated[Path | None, typer.Option(help="A LLaMA-Factory dataset_info.json.")] = None,
@@ -85,13 +86,17 @@ def preprocess(
     from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
     from kto_data.commands.output import BALANCE_FORMATS, planned_reports, write_balance
+    from kto_data.commands.places import image_folder
     from kto_data.engine.choose import open_engine
     from kto_data.image import PixelBudget
     from kto_data.inputs import common_folder, open_inputs
     from kto_data.preprocess import PreprocessSettings
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
+    from kto_data.storage import is_url
+    from kto_data.upload import work_folder
 
+    output = output.rstrip("/") if is_url(output) else output
     _check_eval(eval_data, eval_fraction)
     _check_packing(pack_images, image_max_pixels)
     planned = planned_reports(report or (), BALANCE_FORMATS)
@@ -100,11 +105,12 @@ def preprocess(
         inputs["eval"] = open_inputs(eval_data, format=format)
     settings = PreprocessSettings(
         inputs=inputs,
-        output=output,
+        output=work_folder(output) if is_url(output) else Path(output),
+        url=output if is_url(output) else "",
         build=BuildSettings(
             model=model,
             trust_remote_code=trust_remote_code,
-            image_root=_folder(image_root) if image_root else common_folder(itertools.chain(*inputs.values())),
+            image_root=image_folder(image_root) or common_folder(itertools.chain(*inputs.values())),
             budget=PixelBudget(min_pixels=image_min_pixels, max_pixels=image_max_pixels),
             max_length=max_length,
             too_long=too_long,
@@ -148,12 +154,6 @@ def _check_packing(pack_images: PackImages, max_pixels: int | None) -> None:
         )
 
 
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"--image-root {path} is not a folder", hint="name the folder that image paths start from")
-    return path.resolve()
-
-
 def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
     from kto_data.report.text import concise_line
 
@@ -177,14 +177,14 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
 
     for text in balance_lines(result.report, Paint(color=wants_color("auto", sys.stdout))):
         typer.echo(text)
-    output = settings.output
+    output = settings.url or settings.output
     typer.echo("")
     if packed := result.manifest.packed:
         size = f"{packed.bytes / 1e6:,.1f} MB"
-        typer.echo(f"images: {packed.paths:,} files, {packed.files:,} distinct, {size} in {output / 'images'}")
+        typer.echo(f"images: {packed.paths:,} files, {packed.files:,} distinct, {size} in {output}/images")
     if any(split.counts.dropped for split in result.manifest.splits.values()):
-        typer.echo(f"dropped rows and why: {output / REJECTS_NAME}")
-    typer.echo(f"the whole report: {output / REPORT_NAMES['html']} (or ktodata stats {output})")
+        typer.echo(f"dropped rows and why: {output}/{REJECTS_NAME}")
+    typer.echo(f"the whole report: {output}/{REPORT_NAMES['html']} (or ktodata stats {settings.output})")
     typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")
 
 
@@ -192,6 +192,9 @@ def _what_was_done(result: Result) -> Iterator[str]:
     """What a run found done, and why it did the rest again."""
     from kto_data.report.changes import change_lines
 
+    uploaded = result.uploaded
+    if uploaded is not None and not uploaded.is_unchanged:
+        yield f"sent {uploaded.num_sent:,} files; {uploaded.num_there:,} were there already"
     if result.is_unchanged:
         yield "nothing has changed: the cache stays as it is"
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from kto_data.commands.output import (
     write_reports,
     write_step_summary,
 )
-from kto_data.commands.places import refuse_shared
+from kto_data.commands.places import image_folder, refuse_shared
 from kto_data.errors import ExitCode, InputError, UsageError
 from kto_data.finding import Finding, Severity
 
@@ -237,7 +236,7 @@ def check_settings(settings: ValidateSettings) -> CheckSettings:
         raise UsageError("no rule is left to run", hint="ignore less, or select more")
     return CheckSettings(
         images=ImageCheck(settings.images),
-        image_root=_image_root(settings.image_root),
+        image_root=image_folder(settings.image_root),
         budget=PixelBudget(min_pixels=least, max_pixels=most),
         row_max_pixels=settings.row_max_pixels,
         model=settings.model,
@@ -253,20 +252,6 @@ def _planned_batch_size(train_config: Path | None) -> int | None:
     from kto_data.training import read_train_plan
 
     return read_train_plan(train_config).batch_size if train_config is not None else None
-
-
-def _image_root(given: str | None) -> str | None:
-    from kto_data import storage
-
-    if given is not None and storage.is_url(given):
-        storage.open_storage(given)
-        local = storage.local_path(given)
-        if local is None:
-            return given
-        given = local
-    if given is not None and not os.path.isdir(given):
-        raise InputError(f"--image-root {given} is not a folder", hint="name the folder that image paths start from")
-    return given
 
 
 def _run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kto_data.errors import ModelError
@@ -147,11 +146,9 @@ def _line(plan: TrainPlan, key: str) -> int | None:
 
 def _manifest(plan: TrainPlan) -> Manifest | None:
     """The manifest of the config's cache; None where it is not made yet."""
-    from kto_data.manifest import MANIFEST_NAME, read_manifest  # and with it pydantic
+    from kto_data.manifest import has_manifest, read_manifest  # and with it pydantic
 
-    if plan.cache is None or not (Path(plan.cache) / MANIFEST_NAME).exists():
-        return None
-    return read_manifest(Path(plan.cache))
+    return read_manifest(plan.cache) if plan.cache is not None and has_manifest(plan.cache) else None
 
 
 def _other_budget(facts: ConfigFacts, manifest: Manifest) -> Iterator[Problem]:

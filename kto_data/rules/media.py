@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 
+from kto_data import storage
 from kto_data.finding import Severity
 from kto_data.image import ImageCheck, ProbeStatus
 from kto_data.rules.base import Defect, Fix, Stage, rule
@@ -40,7 +41,7 @@ def image_not_found(image: ImageFacts) -> Iterator[Defect]:
         message += "; a name that looks the same is there, in another Unicode normal form"
     elif existing:
         message += f"; the name that exists is {shown_path(existing)}"
-    elif not os.path.isdir(os.path.dirname(probe.tried)):
+    elif not storage.is_url(probe.tried) and not os.path.isdir(os.path.dirname(probe.tried)):
         message += "; its folder does not exist either"
     yield Defect(message, data=(("exists", existing),) if existing else ())
 

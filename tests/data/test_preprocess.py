@@ -313,7 +313,7 @@ def preprocess_by(model: str, data: Path, cache: Path, fast_after: int | None) -
     settings = PreprocessSettings(
         inputs={"train": open_inputs([str(data)])},
         output=cache,
-        build=BuildSettings(model=model, image_root=data.parent, budget=PixelBudget(), fast_after=fast_after),
+        build=BuildSettings(model=model, image_root=str(data.parent), budget=PixelBudget(), fast_after=fast_after),
         shard_rows=1,
         jobs=1,
         batch_size=4,

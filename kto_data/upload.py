@@ -1,0 +1,190 @@
+"""A cache made here, put to object storage: files first, each whole, and the manifest last.
+
+    claim ─▶ the old manifest goes ─▶ files ─▶ manifest.json ─▶ claim goes
+
+While the claim lies there, whoever comes second stops. From the first file that is replaced to the last there is no
+manifest, and so no cache. What was sent is noted, so that a run that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kto_data import storage
+from kto_data.errors import InputError, UsageError
+from kto_data.manifest import MANIFEST_NAME
+from kto_data.packing import IMAGES_NAME, is_packed
+from kto_data.publish import OWN_NAMES
+from kto_data.storage import FileState
+from kto_data.unit import UNITS_NAME
+from kto_data.writing import write_whole
+
+CLAIM_NAME = ".writing"
+_CLAIM = "claim"  # beside the work folder: what our claim says
+_SENT = "sent"  # the same: which files were sent, and their state there
+_LARGE_BYTES = 1 << 23
+_LARGE_AT_ONCE = 4  # each is held in memory while it is sent
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What became of an upload."""
+
+    num_sent: int
+    num_there: int  # that were there already
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the cache was there already, just as it is."""
+        return self.num_sent == 0
+
+
+def work_folder(url: str) -> Path:
+    """The folder on this machine where the cache for `url` is built; the next run for the same URL goes on there."""
+    key = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    return storage.cache_home() / "outputs" / key / "cache"
+
+
+@contextmanager
+def claimed(url: str, work: Path) -> Iterator[None]:
+    """Hold the cache at `url` against other runs, whatever machine they are on. `work` must be held already.
+
+    A claim that a killed run has left is taken up by the next one in the same work folder. Raises `UsageError` where
+    another run holds it, or something that is no cache lies there; `InputError` where the storage cannot be reached.
+    """
+    storage.open_storage(url)
+    claim = storage.join(url, CLAIM_NAME)
+    content = _our_claim(work)
+    with _reaching(url):
+        _refuse_others(url)
+        try:
+            storage.create(claim, content)
+        except FileExistsError:
+            raise UsageError(
+                f"another run is writing {url}: {storage.read_bytes(claim).decode(errors='replace').strip()}",
+                hint=f"wait for it to end; if it was killed and its machine is gone, remove {claim}",
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # then the next run from here takes it up
+            storage.remove(claim)
+
+
+def upload_cache(work: Path, url: str) -> Uploaded:
+    """Make the cache at `url`, which is `claimed`, equal to the one in `work`.
+
+    Raises `InputError` where the storage fails, and `UsageError` where another run has written there all the same.
+    """
+    with _reaching(url):
+        wanted = _files(work)
+        there = storage.list_states(url)
+        manifest = (work / MANIFEST_NAME).read_bytes()
+        manifest_url = storage.join(url, MANIFEST_NAME)
+        before = storage.read_bytes(manifest_url) if MANIFEST_NAME in there else None
+        sent = _Sent(work.with_name(_SENT), url, is_published=before == manifest)
+        missing = [name for name, path in wanted.items() if not sent.is_there(name, path, there.get(name))]
+        if before == manifest and not missing:
+            return Uploaded(0, len(wanted))
+        if before is not None:
+            storage.remove(manifest_url)
+        small = [name for name in missing if wanted[name].stat().st_size < _LARGE_BYTES]
+        large = [name for name in missing if name not in set(small)]
+        for names, most in ((large, _LARGE_AT_ONCE), (small, storage.REQUESTS_AT_ONCE)):
+            storage.at_once(lambda name: sent.send(name, wanted[name]), names, most)
+        strangers = [name for name in there if _is_ours(name) and name not in wanted]
+        storage.at_once(lambda name: storage.remove(storage.join(url, name)), strangers)
+        try:
+            storage.create(manifest_url, manifest)
+        except FileExistsError:
+            raise UsageError(
+                f"another run has published {url} meanwhile", hint="give --output another place, or run again"
+            ) from None
+        return Uploaded(len(missing) + 1, len(wanted) - len(missing))
+
+
+class _Sent:
+    """Which files of a cache were sent, kept in a file: a line is written once its file is there.
+
+    `is_published`: the manifest of these very files is there, so that what others have sent is taken for theirs.
+    """
+
+    def __init__(self, path: Path, url: str, *, is_published: bool) -> None:
+        self._path, self._url, self._is_published = path, url, is_published
+        self._known: dict[str, tuple[str, FileState]] = {}
+        with suppress(FileNotFoundError):
+            for line in path.read_text().splitlines():
+                with suppress(ValueError, TypeError):  # the last one may be cut
+                    name, sha256, *state = json.loads(line)
+                    self._known[name] = sha256, FileState(*state)
+
+    def is_there(self, name: str, path: Path, state: FileState | None) -> bool:
+        """Whether the file is at its place with the content of `path`, and untouched since we put it there."""
+        if state is None or state.num_bytes != path.stat().st_size:
+            return False
+        if name not in self._known:
+            return self._is_published
+        sha256, known = self._known[name]
+        return bool(state.version) and state == known and sha256 == _sha256(path)
+
+    def send(self, name: str, path: Path) -> None:
+        """Put the file to its place, and note it."""
+        state = storage.upload(str(path), storage.join(self._url, name))
+        if state.num_bytes != path.stat().st_size:
+            raise OSError(f"of {name} {state.num_bytes:,} bytes have arrived")
+        line = json.dumps([name, _sha256(path), *state]).encode() + b"\n"
+        with open(self._path, "ab", buffering=0) as file:
+            file.write(line)  # one write, so that lines of several threads do not mix
+
+
+def _files(work: Path) -> dict[str, Path]:
+    """The files of the cache in `work` but its manifest, by their paths in it."""
+    paths = {path.relative_to(work).as_posix(): path for path in sorted(work.rglob("*")) if path.is_file()}
+    return {name: path for name, path in paths.items() if _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file may belong to a cache at a URL, its manifest aside. What is left for the next run stays here."""
+    top, _, rest = name.partition("/")
+    return is_packed(rest) if top == IMAGES_NAME else top in OWN_NAMES and top != UNITS_NAME
+
+
+def _refuse_others(url: str) -> None:
+    names = storage.list_states(url)
+    others = sorted(name for name in names if not _is_ours(name) and name != CLAIM_NAME)
+    if others and MANIFEST_NAME not in names:
+        raise UsageError(
+            f"{url} is not empty and holds no cache (for one, {others[0]!r})", hint="give --output a new place"
+        )
+
+
+def _our_claim(work: Path) -> bytes:
+    path = work.with_name(_CLAIM)
+    if not path.exists():
+        who = f"{socket.gethostname()}, process {os.getpid()}, in {work}, {secrets.token_hex(8)}"
+        write_whole(path, f"{who}\n".encode())
+    return path.read_bytes()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {url}: {error.strerror or error}",
+            hint="what was built and sent is kept: run the same command again once the storage answers",
+        ) from None

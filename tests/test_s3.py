@@ -1,0 +1,333 @@
+"""Data, images and caches on object storage, against a real S3 server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+import pytest
+from conftest import TinyModel, make_image, make_record, write_jsonl
+from datasets import load_from_disk
+from moto.server import DomainDispatcherApplication, create_backend_app
+from torch.utils.data import DataLoader
+from werkzeug.serving import make_server
+
+from kto_data import storage
+from kto_data.cli import main
+from kto_data.errors import CacheError
+from kto_train import load_cache
+from kto_train.images import ImageFiles
+
+BUCKET = "s3://bucket"
+
+
+class Store:
+    """An S3 server whose answers a test may spoil: `spoil` sees each request first."""
+
+    def __init__(self) -> None:
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self.spoil: Callable[[str, str], Literal["", "busy", "cut"]] = lambda method, path: ""
+        self._port = 0
+        self.start()
+        self.address = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._server = make_server("127.0.0.1", self._port, self, threaded=True)
+        self._port = self._server.port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        fault = self.spoil(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        if fault == "busy":
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+        if fault == "cut":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            return []
+        return self._app(environ, start_response)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def s3(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of an empty bucket, for this process and those it starts; nothing else is where users have it."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": store.address,
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "home"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    system = fsspec.filesystem("s3", use_listings_cache=False)
+    system.clear_instance_cache()  # it keeps the address it was made with
+    system = fsspec.filesystem("s3", use_listings_cache=False)
+    if system.exists("bucket"):
+        system.rm("bucket", recursive=True)
+    system.mkdir("bucket")
+    yield system
+    store.spoil = lambda method, path: ""
+    system.clear_instance_cache()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve rows, with and without images; two of the images lie twice under other names."""
+    folder = tmp_path / "data"
+    rows = []
+    for i in range(12):
+        images = [] if i % 4 == 3 else [f"images/{i % 5}.png"]
+        text = "<image>What is it?" if images else "What is it?"
+        messages = [{"role": "user", "content": text}, {"role": "assistant", "content": f"Shape {i}."}]
+        rows.append(make_record(messages=messages, images=images, label=i % 2 == 0, id=i))
+    for i in range(5):
+        make_image(folder / f"images/{i}.png", 60 + 10 * (i % 3), 50, noise_seed=i % 3)
+    return write_jsonl(folder / "train.jsonl", rows)
+
+
+@pytest.fixture
+def preprocess(tiny_model: TinyModel) -> Callable[..., int]:
+    model = str(tiny_model("llava_next"))
+
+    def preprocess(data: str | Path, output: str | Path, *options: str) -> int:
+        fixed = ["--model", model, "--output", str(output), "--shard-rows", "4", "--jobs", "1", "--quiet"]
+        return main(["preprocess", str(data), *fixed, *options])
+
+    return preprocess
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What of a cache is the same in each run: all but what is left for the next run, and the record of this one."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith((".", "run.json"))}
+
+
+def test_images_at_a_url_give_the_cache_that_they_give_from_a_folder(
+    s3: Any, data: Path, tmp_path: Path, preprocess: Callable[..., int]
+) -> None:
+    s3.put(str(data.parent / "images"), "bucket/photos/images", recursive=True)
+    options = ["--pack-images", "original", "--eval-fraction", "0.3"]
+    assert preprocess(data, tmp_path / "near", *options) == 0
+    assert preprocess(data, tmp_path / "far", *options, "--image-root", f"{BUCKET}/photos") == 0
+    near, far = files_of(tmp_path / "near"), files_of(tmp_path / "far")
+    manifests = [json.loads(files.pop("manifest.json")) for files in (near, far)]
+    assert manifests[1].pop("image_root") == f"{BUCKET}/photos"
+    assert manifests[0].pop("image_root") == "../data"
+    assert manifests[0] == manifests[1]
+    assert near == far
+
+
+def test_data_at_a_url_is_read_as_from_disk(
+    s3: Any, data: Path, tmp_path: Path, preprocess: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = data.read_bytes().splitlines()
+    rows.insert(3, rows[0].replace(b"images/0.png", b"images/gone.png"))
+    data.write_bytes(b"\n".join(rows) + b"\n")
+    s3.put(str(data.parent), "bucket/data", recursive=True)
+    there = f"{BUCKET}/data/train.jsonl"
+
+    told = []
+    for path in (str(data), there):
+        assert main(["validate", path, "--output-format", "json", "--jobs", "1", "--extend-select", "KTO603"]) == 1
+        report = json.loads(capsys.readouterr().out.replace(str(data.parent), f"{BUCKET}/data"))
+        told.append({name: report[name] for name in ("findings", "rules", "stats")})
+    assert {finding["code"] for finding in told[0]["findings"]} == {"KTO201", "KTO603"}
+    assert told[0] == told[1]
+
+    assert preprocess(data, tmp_path / "near", "--invalid", "drop") == 0
+    assert preprocess(there, tmp_path / "far", "--invalid", "drop") == 0
+    near, far = (list(load_from_disk(str(tmp_path / name))["train"]) for name in ("near", "far"))
+    for row in far:
+        row["source"]["file"] = row["source"]["file"].replace(there, str(data))
+    assert near == far
+
+
+def test_a_cache_at_a_url_is_the_one_on_disk_and_is_sent_once(
+    s3: Any, data: Path, tmp_path: Path, preprocess: Callable[..., int]
+) -> None:
+    options = ["--pack-images", "resized", "--image-max-pixels", "2000"]
+    assert preprocess(data, tmp_path / "here", *options) == 0
+    assert preprocess(data, f"{BUCKET}/cache", *options) == 0
+    here, there = files_of(tmp_path / "here"), objects(s3, "cache")
+    manifests = [json.loads(files.pop("manifest.json")) for files in (here, there)]
+    for manifest in manifests:
+        assert os.path.realpath(tmp_path / "here" / manifest.pop("image_root")) == str(data.parent)
+        del manifest["model"]
+    assert manifests[0] == manifests[1]
+    assert there == here
+
+    before = s3.find("bucket/cache", detail=True)
+    assert preprocess(data, f"{BUCKET}/cache", *options) == 0
+    assert s3.find("bucket/cache", detail=True) == before
+
+    s3.pipe("bucket/cache/train/shard-00000.arrow", b"changed")
+    s3.rm("bucket/cache/report.md")
+    assert preprocess(data, f"{BUCKET}/cache", *options) == 0
+    assert objects(s3, "cache").keys() == {*here, "manifest.json"}
+    assert {name: content for name, content in objects(s3, "cache").items() if name in here} == here
+
+
+def test_a_cache_at_a_url_is_trained_on_from_one_copy(
+    s3: Any, data: Path, tmp_path: Path, preprocess: Callable[..., int], tiny_model: TinyModel
+) -> None:
+    assert preprocess(data, f"{BUCKET}/cache", "--pack-images", "original") == 0
+    shutil.rmtree(data.parent)
+    model, output = str(tiny_model("llava_next")), tmp_path / "run"
+    command = ["train", "--cache", f"{BUCKET}/cache", "--model", model, "--output", str(output), "--max-steps", "1"]
+    assert main([*command, "--batch-size", "2", "--set", "kto.dataloader_num_workers=2"]) == 0
+    assert (output / "model.safetensors").exists()
+    assert json.loads((output / "run.json").read_bytes())["status"] == "finished"
+    (copy,) = (tmp_path / "home/ktodata/caches").iterdir()
+    s3.rm("bucket/cache/train", recursive=True)
+    assert load_cache(f"{BUCKET}/cache").path == copy  # nothing else is fetched for it
+
+
+def test_images_are_read_from_a_url_by_forked_loaders(
+    s3: Any, data: Path, tmp_path: Path, preprocess: Callable[..., int], tiny_model: TinyModel
+) -> None:
+    s3.put(str(data.parent), "bucket/photos", recursive=True)
+    assert preprocess(f"{BUCKET}/photos/train.jsonl", f"{BUCKET}/photos/cache") == 0
+    cache = load_cache(f"{BUCKET}/photos/cache")
+    assert cache.image_root == f"{BUCKET}/photos"
+    images = ImageFiles(cache.image_root)
+    refs = [ref for row in cache["train"] for ref in row["image_refs"]]
+    sizes = DataLoader(refs, batch_size=None, num_workers=2, collate_fn=lambda ref: images.load(ref).size)
+    assert list(sizes) == [(ref["width"], ref["height"]) for ref in refs]
+
+
+def test_a_killed_upload_is_no_cache_and_the_next_run_goes_on(
+    store: Store, s3: Any, data: Path, preprocess: Callable[..., int], tiny_model: TinyModel
+) -> None:
+    options = ["--model", str(tiny_model("llava_next")), "--shard-rows", "4", "--jobs", "1"]
+    command = [sys.executable, "-m", "kto_data", "preprocess", str(data), "--output", f"{BUCKET}/killed", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sent: list[str] = []
+
+    def kill(method: str, path: str) -> Literal["", "cut"]:
+        if method == "PUT" and path.startswith("/bucket/killed/"):
+            sent.append(path)
+        if len(sent) < 4:
+            return ""
+        process.send_signal(signal.SIGKILL)
+        return "cut"
+
+    store.spoil = kill
+    assert process.wait() == -signal.SIGKILL
+    store.spoil = lambda method, path: ""
+    there = objects(s3, "killed")
+    assert "manifest.json" not in there
+    with pytest.raises(CacheError, match="is not a cache"):
+        load_cache(f"{BUCKET}/killed")
+
+    assert preprocess(data, f"{BUCKET}/killed") == 0
+    assert preprocess(data, f"{BUCKET}/whole") == 0
+    assert objects(s3, "killed") == objects(s3, "whole")
+
+
+def test_a_server_that_goes_away_is_told_and_what_was_sent_is_not_sent_again(
+    store: Store,
+    s3: Any,
+    data: Path,
+    tmp_path: Path,
+    preprocess: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def go_away(method: str, path: str) -> Literal["", "cut"]:
+        if method != "PUT" or not path.endswith("/report.html"):
+            return ""
+        store.stop()
+        return "cut"
+
+    store.spoil = go_away
+    assert preprocess(data, f"{BUCKET}/cache") == 2
+    told = capsys.readouterr().err
+    assert f"cannot write to {BUCKET}/cache" in told
+    assert "run the same command again" in told
+    (notes,) = tmp_path.glob("home/ktodata/outputs/*/sent")
+    arrived = {json.loads(line)[0] for line in notes.read_text().splitlines()}
+
+    sent: list[str] = []
+    store.spoil = lambda method, path: sent.append(path) or "" if method == "PUT" else ""  # type: ignore[func-returns-value]
+    store.start()
+    assert preprocess(data, f"{BUCKET}/cache") == 0
+    names = {path.removeprefix("/bucket/cache/") for path in sent}
+    assert {"report.html", "manifest.json"} <= names
+    assert not arrived & names
+    assert load_cache(f"{BUCKET}/cache").manifest.splits["train"].counts.kept == 12
+
+
+def test_a_busy_server_is_asked_again(store: Store, s3: Any, data: Path, preprocess: Callable[..., int]) -> None:
+    s3.put(str(data.parent), "bucket/busy", recursive=True)
+    asked: Counter[tuple[str, str]] = Counter()
+
+    def busy(method: str, path: str) -> Literal["", "busy"]:
+        asked[method, path] += 1
+        return "busy" if asked[method, path] == 1 and method != "HEAD" else ""
+
+    store.spoil = busy
+    assert preprocess(f"{BUCKET}/busy/train.jsonl", f"{BUCKET}/cache") == 0
+    assert load_cache(f"{BUCKET}/cache").manifest.splits["train"].counts.kept == 12
+
+
+def test_of_two_writers_one_wins(
+    s3: Any, data: Path, preprocess: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    won: list[bytes] = []
+
+    def create(content: bytes) -> None:
+        try:
+            storage.create(f"{BUCKET}/marker", content)
+            won.append(content)
+        except FileExistsError:
+            pass
+
+    storage.at_once(create, [b"%d" % i for i in range(8)])
+    assert [s3.cat_file("bucket/marker")] == won
+
+    s3.pipe("bucket/cache/.writing", b"another machine")
+    assert preprocess(data, f"{BUCKET}/cache") == 2
+    assert f"another run is writing {BUCKET}/cache: another machine" in capsys.readouterr().err
+    assert list(objects(s3, "cache")) == [".writing"]
+
+
+def test_what_is_no_cache_is_neither_trained_on_nor_written_over(
+    s3: Any, data: Path, preprocess: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3.pipe("bucket/mine/notes.txt", b"mine")
+    assert preprocess(data, f"{BUCKET}/mine") == 2
+    assert "is not empty and holds no cache" in capsys.readouterr().err
+    assert objects(s3, "mine") == {"notes.txt": b"mine"}
+
+    assert preprocess(data, f"{BUCKET}/cache") == 0
+    shard = s3.cat_file("bucket/cache/train/shard-00001.arrow")
+    s3.pipe("bucket/cache/train/shard-00001.arrow", shard[:-1] + b"!")
+    with pytest.raises(CacheError, match=r"shard-00001\.arrow is not the file that the manifest says"):
+        load_cache(f"{BUCKET}/cache")
+
+
+def objects(s3: Any, folder: str) -> dict[str, bytes]:
+    start = len(f"bucket/{folder}/")
+    return {path[start:]: s3.cat_file(path) for path in s3.find(f"bucket/{folder}") if not path.endswith("run.json")}
