@@ -256,7 +256,8 @@ def test_a_server_that_goes_away_is_told_and_what_was_sent_is_not_sent_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def go_away(method: str, path: str) -> Literal["", "cut"]:
-        if method != "PUT" or not path.endswith("/report.html"):
+        some_arrived = any(tmp_path.glob("home/ktodata/outputs/*/sent"))
+        if method != "PUT" or not some_arrived:
             return ""
         store.stop()
         return "cut"
@@ -274,7 +275,8 @@ def test_a_server_that_goes_away_is_told_and_what_was_sent_is_not_sent_again(
     store.start()
     assert preprocess(data, f"{BUCKET}/cache") == 0
     names = {path.removeprefix("/bucket/cache/") for path in sent}
-    assert {"report.html", "manifest.json"} <= names
+    assert "manifest.json" in names
+    assert arrived
     assert not arrived & names
     assert load_cache(f"{BUCKET}/cache").manifest.splits["train"].counts.kept == 12
 
