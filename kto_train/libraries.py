@@ -18,16 +18,20 @@ def quiet_libraries() -> Iterator[None]:
     import transformers
 
     verbosity = transformers.utils.logging.get_verbosity()
+    packing = logging.getLogger("bitsandbytes")  # says of each layer of each step that it casts what it is given
+    level = packing.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)
         transformers.utils.logging.set_verbosity_error()
+        packing.setLevel(logging.ERROR)
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
         try:
             yield
         finally:
             transformers.utils.logging.set_verbosity(verbosity)
+            packing.setLevel(level)
             transformers.utils.logging.enable_progress_bar()
             datasets.enable_progress_bars()
 

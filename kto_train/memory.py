@@ -20,10 +20,11 @@ from kto_train.columns import INPUT_IDS, KL_PREFIX, SEQUENCE_KEYS, TOKEN_TYPE_KE
 from kto_train.dataset import TRAIN, Cache, read_rows
 from kto_train.footprint import BatchShape, Weights, count_adapter, count_kept, count_weights
 from kto_train.libraries import quiet_libraries
-from kto_train.strategy import lora_config
+from kto_train.strategy import lora_config, quantization_config
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
     from trl import KTOConfig
 
     from kto_data.processor import Processor
@@ -36,7 +37,9 @@ ACTIVATION_ERROR = 0.3
 _STATE_TENSORS = {"sgd": 0, "adafactor": 0, "lion": 1, "rmsprop": 1, "adagrad": 1}
 """Tensors as large as the weights that an optimizer keeps, by how its name begins; Adam's kind keeps two."""
 _USUAL_LORA = {"r": 16}
-_QUANTIZED_BYTES = 0.5 + 4 / 64  # four bits a weight, and a scale of four bytes for 64 of them
+_FOUR_BITS = 0.5 + 4 / 64  # bytes of a weight: half of one, and a scale of four for 64 of them
+_FOUR_BITS_TWICE = 0.5 + (1 + 4 / 256) / 64  # the same where scales are quantized too
+_EIGHT_BITS = 1.0
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32_768  # TRL scores so many logits at a time
 _GATHERED_LAYERS = 2  # that ZeRO-3 holds whole: the one that computes, and the next
 
@@ -64,7 +67,7 @@ class Setup:
     """What decides how much is held, the model and the batch apart."""
 
     adapter: LoraConfig | None
-    is_quantized: bool
+    packed_bytes: float  # of a weight of a linear layer that is quantized; 0 where none is
     is_reference_live: bool
     zero_stage: int  # of DeepSpeed; 0 without it
     is_offloaded: bool
@@ -75,7 +78,9 @@ class Setup:
     checkpointing: bool
 
     @classmethod
-    def of(cls, args: KTOConfig, config: Any, adapter: LoraConfig | None, *, is_quantized: bool = False) -> Setup:
+    def of(
+        cls, args: KTOConfig, config: Any, adapter: LoraConfig | None, packing: BitsAndBytesConfig | None = None
+    ) -> Setup:
         """The setup that `args` asks for, of a model with transformers' `config`."""
         asked = (args.model_init_kwargs or {}).get("dtype", "float32")  # TRL's default
         dtype = config.dtype if asked == "auto" else asked
@@ -84,7 +89,7 @@ class Setup:
         plugin = args.deepspeed_plugin
         return cls(
             adapter=adapter,
-            is_quantized=is_quantized,
+            packed_bytes=0 if packing is None else _packed_bytes(packing),
             is_reference_live=not args.precompute_ref_log_probs,
             zero_stage=0 if plugin is None else plugin.zero_stage,
             is_offloaded=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
@@ -94,6 +99,11 @@ class Setup:
             compute_dtype=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else dtype,
             checkpointing=args.gradient_checkpointing,
         )
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """What an adapter is trained in: in full by peft, and by TRL in half above quantized weights."""
+        return torch.bfloat16 if self.packed_bytes else torch.float32
 
 
 class Estimator:
@@ -123,7 +133,7 @@ class Estimator:
         text = self.config.get_text_config()
         tile = min(batch.rows * batch.tokens, _TILE_TOKENS) * min(text.vocab_size, _TILE_VOCABULARY)
         parts = Parts(
-            weights=held + adapter * torch.float32.itemsize,
+            weights=held + adapter * setup.adapter_dtype.itemsize,
             reference=held if setup.is_reference_live and setup.adapter is None else 0,
             activations=kept.total,
             logits=tile * setup.compute_dtype.itemsize,
@@ -132,13 +142,13 @@ class Estimator:
         return self._with_states(parts, setup, trained)
 
     def _weight_bytes(self, setup: Setup) -> float:
-        linear = self.weights.linear if setup.is_quantized else 0
+        linear = self.weights.linear if setup.packed_bytes else 0
         # With DeepSpeed the weights are of the type it computes in, and the optimizer keeps them in full.
         dtype = setup.compute_dtype if setup.zero_stage else setup.dtype
-        return linear * _QUANTIZED_BYTES + (self.weights.total - linear) * dtype.itemsize
+        return linear * setup.packed_bytes + (self.weights.total - linear) * dtype.itemsize
 
     def _with_states(self, parts: Parts, setup: Setup, trained: int) -> Parts:
-        dtype = setup.dtype if setup.adapter is None else torch.float32
+        dtype = setup.dtype if setup.adapter is None else setup.adapter_dtype
         if not setup.zero_stage:
             return replace(
                 parts,
@@ -165,6 +175,12 @@ class Estimator:
         )
 
 
+def _packed_bytes(packing: BitsAndBytesConfig) -> float:
+    if packing.load_in_8bit:
+        return _EIGHT_BITS
+    return _FOUR_BITS_TWICE if packing.bnb_4bit_use_double_quant else _FOUR_BITS
+
+
 def _state_bytes(optimizer: str, itemsize: int) -> float:
     """Bytes that an optimizer keeps of each weight that is trained."""
     name = optimizer.removeprefix("paged_").removeprefix("bnb_")
@@ -184,9 +200,7 @@ def memory_lines(plan: Plan) -> Iterator[str]:
                 memory_table(
                     Estimator(architecture, config.freeze),
                     largest_batch(plan.cache, plan.groups, plan.processor, architecture),
-                    Setup.of(
-                        plan.args, architecture, lora_config(config), is_quantized=config.quantization is not None
-                    ),
+                    Setup.of(plan.args, architecture, lora_config(config), quantization_config(config)),
                     lora=adapter,
                 )
             )
@@ -220,8 +234,9 @@ def _variants(batch: BatchShape, setup: Setup, lora: LoraConfig) -> Iterator[tup
     adapted = replace(setup, adapter=setup.adapter or lora)
     if setup.adapter is None:
         yield f"LoRA, r = {lora.r}", batch, adapted
-    if not setup.is_quantized:
-        yield f"QLoRA, r = {(setup.adapter or lora).r}", batch, replace(adapted, is_quantized=True, zero_stage=0)
+    if not setup.packed_bytes:
+        packed = replace(adapted, packed_bytes=_FOUR_BITS, zero_stage=0)
+        yield f"QLoRA, r = {(setup.adapter or lora).r}", batch, packed
     if batch.rows > 3:
         yield "half the batch", _half_the_batch(batch), setup
     if batch.image_tokens:

@@ -107,8 +107,10 @@ def make_plan(config: TrainConfig) -> Plan:
         from kto_train.arguments import check_library_fields, kto_config
         from kto_train.dataset import TRAIN, load_cache, read_rows
         from kto_train.groups import make_groups
+        from kto_train.strategy import quantization_config
 
         check_library_fields(config)
+        quantization_config(config)
         cache = load_cache(config.cache, config.image_root)
         processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
         checks.check_cache_and_model(manifest, processor)

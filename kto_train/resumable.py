@@ -45,15 +45,19 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights through `from_pretrained`, strictly.
+        """Weights through `from_pretrained`, strictly; an adapter in the dtype that it is trained in.
 
         transformers reads a checkpoint's tensors by the names of the file, which for many vision-language models are
         not those of the model: it then goes on from the base weights, with a warning about missing keys
-        (huggingface/transformers#43701).
+        (huggingface/transformers#43701). peft reads an adapter in full precision: one above quantized weights, which
+        TRL trains in half, would be trained otherwise from there.
         """
         model = self.model if model is None else model
         if is_peft_model(model) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            for name, weight in model.named_parameters():
+                weight.data = weight.data.to(dtypes[name])
             return
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)

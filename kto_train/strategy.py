@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kto_data.errors import ConfigError, first_line
-from kto_train.config import TrainConfig
+from kto_train.config import TrainConfig, field_problems
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -34,15 +35,40 @@ def lora_config(config: TrainConfig) -> LoraConfig | None:
 
 
 def quantization_config(config: TrainConfig) -> BitsAndBytesConfig | None:
-    """How the weights below an adapter are packed; None where they are not."""
+    """How the weights below an adapter are packed; None where they are not.
+
+    Raises `ConfigError`, also for what transformers takes in silence: a field it does not know, and no number of bits.
+    """
     if config.quantization is None:
         return None
     from transformers import BitsAndBytesConfig
 
+    named = inspect.signature(BitsAndBytesConfig).parameters.values()
+    names = [parameter.name for parameter in named if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    for problem in field_problems(config.quantization, names, BitsAndBytesConfig.__name__, "quantization"):
+        raise ConfigError(problem.message, hint=problem.hint)
     try:
-        return BitsAndBytesConfig(**config.quantization)
+        found = BitsAndBytesConfig(**config.quantization)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"quantization: {first_line(error)}") from None
+    if not (found.load_in_4bit or found.load_in_8bit):
+        raise ConfigError(
+            "quantization asks for neither 4 nor 8 bits: nothing would be packed",
+            hint="quantization.load_in_4bit: true",
+        )
+    return found
+
+
+def prepare_to_score(model: torch.nn.Module) -> None:
+    """Evaluation mode, all but quantized layers.
+
+    For those that are not trained, bitsandbytes has other kernels on a processor: their log-probabilities would be
+    apart from those of a step by more than rounding, and packed for them a weight has no gradient any more.
+    """
+    model.eval()
+    for layer in model.modules():
+        if type(layer).__module__.startswith("bitsandbytes."):
+            layer.train()
 
 
 def freeze_weights(model: torch.nn.Module, patterns: Iterable[str]) -> None:

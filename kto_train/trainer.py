@@ -40,7 +40,7 @@ from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors
 from kto_train.resumable import ResumableKTOTrainer
-from kto_train.strategy import freeze_weights
+from kto_train.strategy import freeze_weights, prepare_to_score
 
 logger = logging.getLogger("kto_train")
 
@@ -194,7 +194,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         unfinished = self._store.unfinished(parts)
         model = self._placed_model()
         was_training = self.model.training
-        self.model.eval()
+        prepare_to_score(self.model)
         values = ReferencePass(
             groups=groups,
             unfinished=unfinished,
@@ -213,6 +213,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             unfinished.remove()
 
     def _reference_parts(self, name: str, groups: Groups) -> reference.Parts:
+        packing = getattr(self.model.config, "quantization_config", None)
         return {
             "cache": self.cache.manifest.fingerprint,
             "split": name,
@@ -222,6 +223,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             "devices": self.args.world_size,
             "groups": groups.fingerprint(),
             "dtype": f"{self.model.dtype} {self.accelerator.mixed_precision}",
+            "quantization": str(packing.to_dict()) if packing is not None else "none",
             "loss": "with KL" if self.calculate_KL else "without KL",
             "padding": self.args.pad_to_multiple_of,
             "image processor": self._image_backend,

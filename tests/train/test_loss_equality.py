@@ -81,6 +81,7 @@ class Case:
 
     def __init__(self, family: str, model: Path, root: Path, method: str, **args: Any) -> None:
         self.model, self.root, self.method, self.args = str(model), root, method, args
+        self.options: dict[str, Any] = {}  # of both trainers
         self.has_images = family in IMAGE_FAMILIES
         self.records = image_records(root, 12) if self.has_images else text_records(12)
         if not (root / "cache").exists():  # in a process of several, it was made before them
@@ -91,7 +92,7 @@ class Case:
     def cached(self, reference: str) -> CachedKTOTrainer:
         args = self._args(reference, num_train_epochs=EPOCHS, precompute_ref_log_probs=reference == "cached")
         trainer = CachedKTOTrainer(
-            self.model, cache=self.cache, args=args, processor=self.processor, peft_config=self._peft()
+            self.model, cache=self.cache, args=args, processor=self.processor, peft_config=self._peft(), **self.options
         )
         assert (trainer.ref_model is None) == (reference == "cached" or self.method == "lora")
         return trainer
@@ -104,6 +105,7 @@ class Case:
             train_dataset=in_trained_order(like, rows),
             processing_class=self.processor.processing_class,
             peft_config=self._peft(),
+            **self.options,
         )
 
     def _args(self, name: str, **overrides: Any) -> KTOConfig:

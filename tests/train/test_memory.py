@@ -147,7 +147,7 @@ def test_what_needs_less_is_estimated_to_need_less(tiny_model: TinyModel, tmp_pa
     estimator, setup = Estimator(config), Setup.of(make_args(tmp_path), config, None)
     full = estimator.estimate(BATCH, setup)
     lora = estimator.estimate(BATCH, replace(setup, adapter=LORA))
-    quantized = estimator.estimate(BATCH, replace(setup, adapter=LORA, is_quantized=True))
+    quantized = estimator.estimate(BATCH, replace(setup, adapter=LORA, packed_bytes=0.5625))
     offloaded = estimator.estimate(BATCH, replace(setup, zero_stage=3, is_offloaded=True))
     assert lora.gradients < full.gradients
     assert quantized.weights < lora.weights

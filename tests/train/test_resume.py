@@ -12,6 +12,7 @@ from conftest import TinyModel
 from peft import LoraConfig
 from test_loss_equality import TRAINED, make_args
 from tiny_models import IMAGE_FAMILIES
+from transformers import BitsAndBytesConfig
 
 from kto_train import Cache, CachedKTOTrainer, load_cache
 
@@ -26,7 +27,14 @@ def drawn_cache(family: str, model: Path, root: Path, num_rows: int) -> Cache:
 
 
 def trained(
-    model: Path, cache: Cache, folder: Path, *, lora: bool, resume: Path | None = None, **settings: Any
+    model: Path,
+    cache: Cache,
+    folder: Path,
+    *,
+    lora: bool,
+    resume: Path | None = None,
+    packing: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> CachedKTOTrainer:
     settings = {
         "learning_rate": 1e-3,
@@ -40,6 +48,7 @@ def trained(
         cache=cache,
         args=make_args(folder, **settings),
         peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1) if lora else None,
+        quantization_config=BitsAndBytesConfig(**packing) if packing else None,
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return trainer
