@@ -14,8 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,18 @@ from conftest import TinyModel, make_image, make_record, write_jsonl
 from ray.cluster_utils import Cluster
 from test_preprocess import files_of
 
+from kto_data import preprocess as preprocessing
+from kto_data.allot import AllotSettings
+from kto_data.build import BuildSettings
+from kto_data.check import CheckSettings
 from kto_data.cli import main
 from kto_data.engine import ray as engine
 from kto_data.engine.contract import Opened
 from kto_data.errors import InputError, UsageError
+from kto_data.finding import Finding
+from kto_data.image import PixelBudget
+from kto_data.inputs import open_inputs
+from kto_data.validate import validate
 
 KTODATA = [sys.executable, "-m", "kto_data"]
 SHARDS = ["--shard-rows", "8"]
@@ -85,6 +94,18 @@ class Deadly:
 
 
 _started: list[Deadly] = []
+
+
+@dataclass(frozen=True)
+class DeadlyEngine:
+    """An engine whose work kills its processes as `Deadly` says."""
+
+    opened: Opened
+    word: str
+
+    def __call__(self, work: Any, units: Any, *, initializer: Any, initargs: Any, **options: Any) -> Iterator[Any]:
+        deadly = Deadly(work, self.word, start=partial(initializer, *initargs))
+        return self.opened.run(deadly, units, **options)
 
 
 def square(unit: int) -> int:
@@ -212,6 +233,79 @@ def test_a_cluster_makes_the_cache_that_one_process_makes(
     on_ray = ["--engine", "ray", "--ray-address", cluster.address]
     assert main([*options(data, model, tmp_path / "cache"), *on_ray]) == 0
     assert files_of(tmp_path / "cache") == expected
+
+
+def settings(data: Path, model: Path, cache: Path, **more: Any) -> preprocessing.PreprocessSettings:
+    build = BuildSettings(model=str(model), image_root=data.parent, budget=PixelBudget(), invalid=more.pop("invalid"))
+    inputs = {"train": open_inputs([str(data)])}
+    return preprocessing.PreprocessSettings(
+        inputs=inputs, output=cache, build=build, shard_rows=8, batch_size=4, jobs=2, **more
+    )
+
+
+def make(settings: preprocessing.PreprocessSettings) -> preprocessing.Result:
+    return preprocessing.preprocess(settings, lambda *so_far: None)
+
+
+def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
+    opened: Opened, data: Path, model: Path, tmp_path: Path
+) -> None:
+    from kto_data.policy import Invalid
+
+    cache = tmp_path / "cache"
+    asked = {"invalid": Invalid.DROP}
+    result = make(settings(data, model, cache, engine=DeadlyEngine(opened, "shard-00002"), **asked))
+    (lost,) = (finding for finding in result.findings.kept if finding.code == "KTO904")
+    assert (lost.location.path, lost.location.line) == (str(data), 17)
+    assert lost.message.startswith("the process that worked on 8 rows of train/shard-00002.arrow from here on died")
+    assert result.manifest is None
+    assert not (cache / "manifest.json").exists()
+    done = make(settings(data, model, cache, engine=opened.run, **asked))
+    assert (done.num_units, done.num_reused) == (8, 7)
+
+
+def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_split(
+    opened: Opened, data: Path, model: Path, tmp_path: Path
+) -> None:
+    from kto_data.policy import Invalid
+
+    deadly = DeadlyEngine(opened, "first_line=17,")
+    allot = AllotSettings(eval_fraction=0.3)
+    result = make(settings(data, model, tmp_path / "cache", engine=deadly, allot=allot, invalid=Invalid.DROP))
+    assert [(finding.code, finding.location.line) for finding in result.findings.kept] == [("KTO904", 17)]
+    assert result.manifest is None
+
+
+def test_validation_names_the_rows_that_always_kill_their_worker(opened: Opened, tmp_path: Path) -> None:
+    paths = [
+        write_jsonl(tmp_path / name, [make_record(id=f"{name} {i}") for i in range(3)])
+        for name in ("a.jsonl", "b.jsonl")
+    ]
+    told: list[Finding] = []
+
+    def listen(findings: Sequence[Finding]) -> None:
+        told.extend(findings)
+
+    inputs = open_inputs([str(path) for path in paths])
+    result = validate(inputs, CheckSettings(), jobs=2, engine=DeadlyEngine(opened, f"path='{paths[0]}'"), listen=listen)
+    assert [(f.location.path, f.location.line) for f in told if f.code == "KTO904"] == [(str(paths[0]), 1)]
+    assert (result.num_rows, result.inputs[0].num_rows_ok, result.inputs[1].num_rows_ok) == (6, 0, 3)
+
+
+def test_a_driver_that_is_killed_leaves_what_the_next_one_goes_on_from(
+    cluster: Cluster, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    command = [*options(data, model, cache), "--engine", "ray", "--ray-address", cluster.address]
+    units = cache / ".building/.units"
+    with subprocess.Popen([*KTODATA, *command]) as run:
+        while not list(units.glob("[0-9a-f]*")) and run.poll() is None:
+            time.sleep(0.01)
+        run.kill()
+    assert not (cache / "manifest.json").exists()
+    assert list(units.glob("[0-9a-f]*"))
+    assert main([*options(data, model, cache), "--jobs", "1"]) == 0
+    assert files_of(cache) == expected
 
 
 def report(arguments: list[str]) -> dict[str, Any]:
