@@ -38,6 +38,7 @@ from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
+from kto_data.policy import Invalid
 from kto_data.validate import validate
 
 KTODATA = [sys.executable, "-m", "kto_data"]
@@ -236,7 +237,8 @@ def test_a_cluster_makes_the_cache_that_one_process_makes(
 
 
 def settings(data: Path, model: Path, cache: Path, **more: Any) -> preprocessing.PreprocessSettings:
-    build = BuildSettings(model=str(model), image_root=data.parent, budget=PixelBudget(), invalid=more.pop("invalid"))
+    root, invalid = str(data.parent), more.pop("invalid")
+    build = BuildSettings(model=str(model), image_root=root, budget=PixelBudget(), invalid=invalid)
     inputs = {"train": open_inputs([str(data)])}
     return preprocessing.PreprocessSettings(
         inputs=inputs, output=cache, build=build, shard_rows=8, batch_size=4, jobs=2, **more
@@ -250,8 +252,6 @@ def make(settings: preprocessing.PreprocessSettings) -> preprocessing.Result:
 def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
     opened: Opened, data: Path, model: Path, tmp_path: Path
 ) -> None:
-    from kto_data.policy import Invalid
-
     cache = tmp_path / "cache"
     asked = {"invalid": Invalid.DROP}
     result = make(settings(data, model, cache, engine=DeadlyEngine(opened, "shard-00002"), **asked))
@@ -267,8 +267,6 @@ def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
 def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_split(
     opened: Opened, data: Path, model: Path, tmp_path: Path
 ) -> None:
-    from kto_data.policy import Invalid
-
     deadly = DeadlyEngine(opened, "first_line=17,")
     allot = AllotSettings(eval_fraction=0.3)
     result = make(settings(data, model, tmp_path / "cache", engine=deadly, allot=allot, invalid=Invalid.DROP))
