@@ -59,12 +59,12 @@ class FindingsSoFar:
         return sum(count for (_, severity), count in self.counts.items() if severity is Severity.ERROR)
 
     @property
-    def num_left_out(self) -> dict[str, int]:
-        """By rule, how many are counted and not kept."""
+    def counts_by_code(self) -> Counter[str]:
+        """How many there are of each rule."""
         found: Counter[str] = Counter()
         for (code, _), count in self.counts.items():
             found[code] += count
-        return {code: count - self._num_kept[code] for code, count in found.items() if count > self._num_kept[code]}
+        return found
 
 
 class SplitSoFar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from kto_data.policy import Contradictions, Invalid, TooLong
 
 if TYPE_CHECKING:
     from kto_data.preprocess import PreprocessSettings, Result
+    from kto_data.so_far import FindingsSoFar
 
 DEFAULT_SHARD_ROWS = 16_384
 DEFAULT_BATCH_SIZE = 4  # the least that is advised for KTO
+_WARNINGS_SHOWN = 3  # of a rule: they leave no row out, and `ktodata validate` shows them all
 NEEDED_PACKAGES = ("transformers", "datasets", "pyarrow", "jinja2")
 
 
@@ -155,12 +158,8 @@ def _check_packing(pack_images: PackImages, max_pixels: int | None) -> None:
 
 
 def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
-    from kto_data.report.text import concise_line
-
-    for finding in result.findings.kept:
-        typer.echo(concise_line(finding))
-    for code, count in result.findings.num_left_out.items():
-        typer.echo(f"… and {count:,} more of {code}")
+    for line in _finding_lines(result.findings):
+        typer.echo(line)
     if result.manifest is None or result.report is None:
         say = f"no cache was made: {result.findings.num_errors:,} errors in {result.num_rows:,} rows"
         typer.echo(f"ktodata: {say}", err=True)
@@ -186,6 +185,21 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
         typer.echo(f"dropped rows and why: {output}/{REJECTS_NAME}")
     typer.echo(f"the whole report: {output}/{REPORT_NAMES['html']} (or ktodata stats {settings.output})")
     typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")
+
+
+def _finding_lines(findings: FindingsSoFar) -> Iterator[str]:
+    """Of errors all that are known whole, for each costs its row; of each other rule the first few."""
+    from kto_data.finding import Severity
+    from kto_data.report.text import concise_line
+
+    shown: Counter[str] = Counter()
+    for finding in findings.kept:
+        if finding.severity is Severity.ERROR or shown[finding.code] < _WARNINGS_SHOWN:
+            shown[finding.code] += 1
+            yield concise_line(finding)
+    for code, count in findings.counts_by_code.items():
+        if count > shown[code]:
+            yield f"… and {count - shown[code]:,} more of {code}"
 
 
 def _what_was_done(result: Result) -> Iterator[str]:

@@ -335,3 +335,14 @@ def test_every_bad_row_is_counted_and_rejected_and_the_first_of_each_rule_told(
     assert "… and 200 more of KTO402" in said
     lines = [json.loads(line)["line"] for line in (cache / "rejects.jsonl").read_text().splitlines()]
     assert lines == list(range(5, 5 + num_bad))
+
+
+def test_warnings_that_leave_no_row_out_do_not_hide_the_report(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_image(tmp_path / "large.png")
+    rows = [image_record("large.png", label=i % 2 == 0, id=i) for i in range(20)]
+    assert run(write_jsonl(tmp_path / "train.jsonl", rows), "--image-max-pixels", "100") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum("KTO210" in line and ".jsonl:" in line for line in said) == 3
+    assert "… and 17 more of KTO210" in said
