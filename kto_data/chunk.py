@@ -8,6 +8,7 @@ keep their physical number and byte offset to the end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from io import BytesIO
 from itertools import accumulate, islice
 from typing import BinaryIO, NamedTuple
 
-from kto_data import json_array, parquet
+from kto_data import json_array, parquet, storage
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
 from kto_data.marks import line_ends
+from kto_data.storage import FileState
 
 READ_BYTES = 1 << 17
 """Bytes read ahead of a loop over lines."""
@@ -103,10 +105,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A run of whole records of one source. `lines` works in any process that sees the file."""
+    """A run of whole records of one source. `lines` works in any process that sees the file, or the URL."""
 
     path: str  # as the user named it
-    local: str  # the file to read
+    local: str  # the file to read: `path`, or a copy of what lies at a URL, which other machines do not see
     kind: SourceKind
     num_rows: int
     first_line: int  # number of the first record's line; in parquet its row
@@ -115,6 +117,7 @@ class Chunk:
     payload: bytes | None = None  # the records themselves, where the file cannot be read from the middle
     spans: tuple[json_array.Span, ...] = ()  # of an array: where its records lie
     chosen: frozenset[int] | None = None  # places of the rows to be looked at, 0-based; None is all
+    copied: FileState | None = None  # what `local` is a copy of
 
     @property
     def is_huge(self) -> bool:
@@ -214,7 +217,7 @@ class Chunk:
             start = stop
 
     def _parquet_lines(self) -> Iterator[Line]:
-        raws = parquet.read_rows(self.local, self.first_line - 1, self.num_rows)
+        raws = parquet.read_rows(self._file_here(), self.first_line - 1, self.num_rows)
         if len(raws) != self.num_rows:
             raise changed(self.path)
         for number, raw in enumerate(raws, start=self.first_line):
@@ -225,9 +228,28 @@ class Chunk:
         if self.payload is not None:
             yield BytesIO(self.payload)
             return
+        if self._is_elsewhere:
+            assert self.copied is not None
+            yield BytesIO(storage.read_range(self.path, self.byte_start, self.byte_stop, self.copied))
+            return
         with open(self.local, "rb", buffering=buffering) as file:
             file.seek(self.byte_start)
             yield file
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether the copy to read was made on another machine."""
+        return self.copied is not None and not os.path.exists(self.local)
+
+    def _file_here(self) -> str:
+        """The whole file, for a kind that is not read by ranges."""
+        if not self._is_elsewhere:
+            return self.local
+        with reading(self.path):
+            path, state = storage.unnamed_copy(self.path)
+        if state != self.copied:
+            raise changed(self.path)
+        return path
 
 
 def _as_line(path: str, number: int, offset: int, raw: bytes) -> Line:

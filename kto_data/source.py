@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from kto_data import compression, json_array, parquet, storage
 from kto_data.chunk import READ_BYTES, Chunk, SourceKind, reading, unreadable
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
+from kto_data.storage import FileState
 
 STDIN = "-"
 DEFAULT_ROWS_PER_CHUNK = 1000
@@ -52,6 +53,7 @@ class Source:
     path: str  # as the user named it; "-" for standard input
     kind: SourceKind
     local: str  # the file to read: `path`, or a copy of what lies at a URL
+    copied: FileState | None = None  # what that is a copy of
 
     def chunks(self, rows_per_chunk: int = DEFAULT_ROWS_PER_CHUNK) -> Iterator[Chunk]:
         """The records in runs of `rows_per_chunk`, the last of them shorter.
@@ -100,6 +102,7 @@ class Source:
                     chunk = Chunk(
                         path=self.path,
                         local=self.local,
+                        copied=self.copied,
                         kind=self.kind,
                         num_rows=num_rows,
                         first_line=number,
@@ -153,6 +156,7 @@ class Source:
                 yield Chunk(
                     path=self.path,
                     local=self.local,
+                    copied=self.copied,
                     kind=self.kind,
                     num_rows=len(spans),
                     first_line=spans[0].line,
@@ -181,6 +185,7 @@ class Source:
             yield Chunk(
                 path=self.path,
                 local=self.local,
+                copied=self.copied,
                 kind=self.kind,
                 num_rows=min(rows_per_chunk, total - start),
                 first_line=start + 1,
@@ -196,7 +201,7 @@ def open_source(path: str) -> Source:
     if path == STDIN:
         return Source(path=path, kind=SourceKind.STDIN, local="")
     kind = kind_of(path)
-    local = _fetched(path) if storage.is_url(path) and kind else path
+    local, copied = _fetched(path) if storage.is_url(path) and kind else (path, None)
     try:
         status = os.stat(local)
     except OSError as error:
@@ -212,12 +217,12 @@ def open_source(path: str) -> Source:
             f"{path}: unknown kind of file '{Path(path).suffix}'",
             hint=f"known are {', '.join(SUFFIXES)}; for JSON lines of another name: `… - < {path}`",
         )
-    source = Source(path=path, kind=kind, local=local)
+    source = Source(path=path, kind=kind, local=local, copied=copied)
     with reading(path), open(local, "rb") as file:
         if not file.read(1):
             raise no_rows(path)
     if kind in _ARRAYS and _holds_lines(source):
-        return Source(path=path, kind=_ARRAYS[kind], local=local)
+        return replace(source, kind=_ARRAYS[kind])
     return source
 
 
@@ -227,7 +232,7 @@ def kind_of(path: str) -> SourceKind | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.lower().endswith(suffix)), None)
 
 
-def _fetched(url: str) -> str:
+def _fetched(url: str) -> storage.LocalCopy:
     try:
         return storage.local_copy(url)
     except FileNotFoundError:

@@ -42,8 +42,6 @@ REQUESTS_AT_ONCE = 16  # a request waits much longer than it works
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Last-Modified", "mtime", "created")
 """Where implementations say what changes with a file; the first that one knows counts."""
 
-_made: dict[str, str] = {}  # URL -> the file on this machine that has its bytes
-
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -53,6 +51,17 @@ class FileState(NamedTuple):
 
     num_bytes: int
     version: str  # empty where nobody says it: then nothing is told
+
+
+class LocalCopy(NamedTuple):
+    """A file on this machine that has the bytes of the one at a URL."""
+
+    path: str
+    state: FileState | None  # of what was copied; None where it is the very file
+
+
+_made: dict[str, LocalCopy] = {}  # by URL
+_unnamed: dict[str, tuple[str, FileState]] = {}  # by URL: path and what was copied
 
 
 def cache_home() -> Path:
@@ -75,27 +84,59 @@ def local_path(url: str) -> str | None:
     return str(_system("file")._strip_protocol(url)) if _is_local(url) else None
 
 
-def local_copy(url: str) -> str:
-    """A file on this machine with the bytes of the file at `url`: itself, or a copy that goes when the process ends.
+def local_copy(url: str) -> LocalCopy:
+    """The file at `url` itself where it is on this machine, or a copy of it that goes when the process ends.
 
     Files are read more than once, from the middle, and in several processes. Raises OSError where it cannot be read.
     """
     if url not in _made:  # nothing is fetched twice
-        _made[url] = local_path(url) or _copied(url)
+        path = local_path(url)
+        _made[url] = LocalCopy(path, None) if path is not None else _copied(url)
     return _made[url]
 
 
 def copy_made(url: str) -> str | None:
-    """What `local_copy` has said of `url`; None where it was not asked."""
-    return _made.get(url)
+    """The path that `local_copy` has said of `url`; None where it was not asked."""
+    return _made[url].path if url in _made else None
 
 
-def _copied(url: str) -> str:
-    with _speaking(url) as (system, remote), tempfile.NamedTemporaryFile(dir=_copies().name, delete=False) as copy:
+def _copied(url: str) -> LocalCopy:
+    with tempfile.NamedTemporaryFile(dir=_copies().name, delete=False) as copy:
+        return LocalCopy(copy.name, _copy_to(copy, url))
+
+
+def _copy_to(copy: IO[bytes], url: str) -> FileState:
+    with _speaking(url) as (system, remote):
+        before = _state(_file_info(system, remote, url))
         with system.open(remote, "rb") as file:
             while data := file.read(_COPY_BYTES):
                 copy.write(data)
-        return copy.name
+        if _state(_file_info(system, remote, url)) != before:
+            raise OSError("it changed while it was read")
+        return before
+
+
+def unnamed_copy(url: str) -> tuple[str, FileState]:
+    """A copy for this process alone, made once, and the state of what was copied. It has no name: nothing is left of it
+    however the process ends. Raises OSError where it cannot be read."""
+    if url not in _unnamed:
+        with tempfile.TemporaryFile() as copy:
+            state = _copy_to(copy, url)
+            copy.flush()
+            _unnamed[url] = f"/dev/fd/{os.dup(copy.fileno())}", state  # open as long as the process is there
+    return _unnamed[url]
+
+
+def read_range(url: str, start: int, stop: int, state: FileState) -> bytes:
+    """The bytes `start` to `stop` of the file at `url`. Raises OSError where they cannot be read, or the file is not in
+    `state`."""
+    with _speaking(url) as (system, path):
+        if _state(_file_info(system, path, url)) != state:
+            raise OSError("it is not any more what it was")
+        data = bytes(system.cat_file(path, start=start, end=stop))
+        if len(data) != stop - start:
+            raise OSError(f"the server gives {len(data):,} bytes where {stop - start:,} were asked for")
+        return data
 
 
 def list_files(url: str) -> list[str]:

@@ -6,60 +6,30 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
+import polars
 import pytest
 from conftest import TinyModel, make_image, make_record, write_jsonl
 from datasets import load_from_disk
-from moto.server import DomainDispatcherApplication, create_backend_app
+from object_store import Store
 from torch.utils.data import DataLoader
-from werkzeug.serving import make_server
 
 from kto_data import storage
+from kto_data.chunk import Chunk
 from kto_data.cli import main
-from kto_data.errors import CacheError
+from kto_data.errors import CacheError, InputError
+from kto_data.source import open_source
 from kto_train import load_cache
 from kto_train.images import ImageFiles
 
 BUCKET = "s3://bucket"
-
-
-class Store:
-    """An S3 server whose answers a test may spoil: `spoil` sees each request first."""
-
-    def __init__(self) -> None:
-        self._app = DomainDispatcherApplication(create_backend_app)
-        self.spoil: Callable[[str, str], Literal["", "busy", "cut"]] = lambda method, path: ""
-        self._port = 0
-        self.start()
-        self.address = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        self._server = make_server("127.0.0.1", self._port, self, threaded=True)
-        self._port = self._server.port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        fault = self.spoil(environ["REQUEST_METHOD"], environ["PATH_INFO"])
-        if fault == "busy":
-            start_response("503 Slow Down", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
-        if fault == "cut":
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            return []
-        return self._app(environ, start_response)
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +42,10 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def s3(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The file system of an empty bucket, for this process and those it starts; nothing else is where users have it."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": store.address,
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "XDG_CACHE_HOME": str(tmp_path / "home"),
-    }.items():
+    for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    system = fsspec.filesystem("s3", use_listings_cache=False)
-    system.clear_instance_cache()  # it keeps the address it was made with
-    system = fsspec.filesystem("s3", use_listings_cache=False)
-    if system.exists("bucket"):
-        system.rm("bucket", recursive=True)
-    system.mkdir("bucket")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    system = store.empty_bucket()
     yield system
     store.spoil = lambda method, path: ""
     system.clear_instance_cache()
@@ -163,6 +122,32 @@ def test_data_at_a_url_is_read_as_from_disk(
     for row in far:
         row["source"]["file"] = row["source"]["file"].replace(there, str(data))
     assert near == far
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_rows_whose_copy_is_on_another_machine_are_read_where_it_was_copied_from(
+    s3: Any, data: Path, tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / f"rows.{kind}"
+    rows = [json.loads(line) for line in data.read_bytes().splitlines()]
+    if kind == "parquet":
+        polars.DataFrame(rows).write_parquet(file)
+    else:
+        file.write_bytes(json.dumps(rows).encode() if kind == "json" else data.read_bytes())
+
+    def chunks(name: str) -> tuple[list[Chunk], list[Chunk]]:
+        """As they are here, and as another machine gets them."""
+        s3.put(str(file), f"bucket/{name}.{kind}")
+        here = list(open_source(f"{BUCKET}/{name}.{kind}").chunks(5))
+        return here, [replace(chunk, local=str(tmp_path / "gone")) for chunk in here]
+
+    here, there = chunks("rows")
+    assert [list(chunk.lines()) for chunk in there] == [list(chunk.lines()) for chunk in here]
+    assert [list(chunk.blocks()) for chunk in there] == [list(chunk.blocks()) for chunk in here]
+    _, there = chunks("changed")
+    s3.pipe(f"bucket/changed.{kind}", file.read_bytes() + b"\n")
+    with pytest.raises(InputError, match=r"changed while it was read|not any more what it was"):
+        list(there[0].lines())
 
 
 def test_a_cache_at_a_url_is_the_one_on_disk_and_is_sent_once(
