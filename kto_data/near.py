@@ -43,7 +43,7 @@ def signature(prompt: str, images: Sequence[str], completion: str) -> array[int]
     return numbers
 
 
-def near_duplicates(signatures: array[int], wholes: Keys) -> Iterator[tuple[int, int, float]]:
+def near_duplicates(signatures: memoryview[int], wholes: Keys) -> Iterator[tuple[int, int, float]]:
     """(row, an earlier row, similarity) of each row that is nearly, and not quite, what an earlier one is.
 
     `wholes` tells which rows are quite the same. Two rows are compared where an eighth of their signatures agrees in
@@ -76,7 +76,7 @@ def _half(text: str) -> bytes:
     return bytes(minimum & 0xFF for minimum in minima.digest())
 
 
-def _similarity(signatures: array[int], row: int, other: int) -> float:
+def _similarity(signatures: memoryview[int], row: int, other: int) -> float:
     """The smaller of the two similarities: of the prompts, and of the completions."""
     one, two = (signatures[index * NUMBERS : (index + 1) * NUMBERS].tobytes() for index in (row, other))
     agree = [left == right for left, right in zip(one, two, strict=True)]

@@ -1,7 +1,7 @@
 """Equal numbers among many: which repeat, how often, and under which labels.
 
 Few are counted in Python, which starts at once. Sets and dicts of a million numbers take 100 MB and more: many are
-sorted with numpy, which takes 8 bytes each, and what is kept is of those that repeat.
+sorted with numpy, which takes 8 bytes each, on disk where they are very many, and what is kept is of those that repeat.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import cached_property
 from heapq import nsmallest
 from itertools import compress
 from typing import TYPE_CHECKING, Any
+
+from kto_data.column import room
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +42,7 @@ class Repeated:
 class Keys:
     """A column of 64-bit numbers and the label of each (1 or 0). Neither may change: what was counted is kept."""
 
-    def __init__(self, column: array[int], labels: bytes) -> None:
+    def __init__(self, column: array[int] | memoryview[int], labels: bytes) -> None:
         self.column = column
         self.labels = labels
 
@@ -58,12 +60,14 @@ class Keys:
     @cached_property
     def num_under_both(self) -> int:
         """How many different numbers occur under either label."""
-        flipped = self.labels.translate(_FLIPPED)
+        return len(self._under_both)
+
+    @cached_property
+    def num_entries_under_both(self) -> int:
+        """How many entries have such a number."""
         if self._is_large:
-            return (
-                sum(_num_distinct(self._values[_mask(labels)]) for labels in (self.labels, flipped)) - self.num_distinct
-            )
-        return len(set(compress(self.column, self.labels)).intersection(compress(self.column, flipped)))
+            return sum(1 for _ in _rows_among(self._values, self._under_both))
+        return sum(self._counts[value] for value in self._under_both)
 
     @cached_property
     def num_repeated(self) -> int:
@@ -86,20 +90,35 @@ class Keys:
             pairs = ((value, count) for value, count in self._counts.items() if count > 1)
         return [self._repeated(value, count) for value, count in nsmallest(number, pairs, key=lambda p: (-p[1], p[0]))]
 
+    @property
+    def commonest(self) -> list[int]:
+        """How often the two most frequent numbers occur; one where all are equal."""
+        counts = [entry.count for entry in self.most_common(2)]
+        return counts + [1] * min(2 - len(counts), len(self) - sum(counts))  # those that do not repeat
+
     def repeated_rows(self) -> Sequence[int]:
         """The indices of the entries that have a number that another one has too."""
         if self._is_large:
-            return list(_rows_among(self._values, self._repeats[0]))
+            return array("Q", _rows_among(self._values, self._repeats[0]))
         counts = self._counts
         return [index for index, value in enumerate(self.column) if counts[value] > 1] if self.num_repeated else ()
 
     def rows_in(self, other: Keys) -> Sequence[int]:
         """The indices of the entries whose number `other` has too."""
         if self._is_large or other._is_large:
-            import numpy as np
-
-            return list(_rows_among(self._values, np.sort(other._values)))
+            return array("Q", _rows_among(self._values, _sorted(other._values)))
         return [index for index, value in enumerate(self.column) if value in other._counts]
+
+    @cached_property
+    def _under_both(self) -> Any:
+        """The numbers that occur under either label: a set, or an array, ascending."""
+        flipped = self.labels.translate(_FLIPPED)
+        if not self._is_large:
+            return set(compress(self.column, self.labels)).intersection(compress(self.column, flipped))
+        import numpy as np
+
+        left, right = (_distinct(self._values[_mask(labels)]) for labels in (self.labels, flipped))
+        return left[np.fromiter(_rows_among(left, right), np.int64)]
 
     @property
     def _is_large(self) -> bool:
@@ -113,14 +132,14 @@ class Keys:
     def _values(self) -> NDArray[Any]:
         import numpy as np
 
-        return np.frombuffer(self.column, np.uint64) if self.column else np.zeros(0, np.uint64)
+        return np.frombuffer(self.column, np.uint64) if len(self.column) else np.zeros(0, np.uint64)
 
     @cached_property
     def _repeats(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The numbers that occur more than once, ascending, and how often each does."""
         import numpy as np
 
-        values = np.sort(self._values)
+        values = _sorted(self._values)
         is_as_before = values[1:] == values[:-1]
         # Of each run of equal numbers the second one is where "as before" begins.
         begins = np.flatnonzero(is_as_before & ~np.concatenate(([False], is_as_before[:-1])))
@@ -135,7 +154,8 @@ class Keys:
             num_desirable, first = int(_mask(self.labels)[rows].sum()), int(rows[0])
         else:
             labels = [label for entry, label in zip(self.column, self.labels, strict=True) if entry == value]
-            num_desirable, first = sum(labels), self.column.index(value)
+            first = next(index for index, entry in enumerate(self.column) if entry == value)
+            num_desirable = sum(labels)
         return Repeated(value=value, count=count, num_desirable=num_desirable, first=first)
 
 
@@ -146,19 +166,33 @@ def groups_of_equal(left: Keys, right: Keys) -> list[list[int]]:
     if len(rows) >= _MANY:  # most of them are often equal in one column alone
         import numpy as np
 
-        mixed = array("Q")
-        mixed.frombytes((left._values[rows] * np.uint64(_MIX) + right._values[rows]).tobytes())
-        rows = [rows[index] for index in Keys(mixed, bytes(len(rows))).repeated_rows()]
+        places = np.asarray(rows).view(np.int64)
+        mixed = left._values[places]
+        mixed *= np.uint64(_MIX)
+        mixed += right._values[places]
+        rows = array("Q", (rows[index] for index in Keys(mixed.data, bytes(len(rows))).repeated_rows()))
     for row in rows:
         groups.setdefault((left.column[row], right.column[row]), []).append(row)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _num_distinct(values: NDArray[Any]) -> int:
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The different ones of `values`, which are sorted where they lie, ascending."""
     import numpy as np
 
-    values = np.sort(values)
-    return int(np.count_nonzero(values[1:] != values[:-1])) + bool(len(values))
+    values.sort()
+    distinct: NDArray[Any] = values[np.concatenate((np.ones(min(1, len(values)), bool), values[1:] != values[:-1]))]
+    return distinct
+
+
+def _sorted(values: NDArray[Any]) -> NDArray[Any]:
+    """A sorted copy."""
+    import numpy as np
+
+    copy: NDArray[Any] = np.frombuffer(room(values.nbytes), values.dtype) if len(values) else values.copy()
+    copy[:] = values
+    copy.sort()
+    return copy
 
 
 def _mask(labels: bytes) -> NDArray[Any]:

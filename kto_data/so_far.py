@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
+import numpy as np
+
 from kto_data.chunk import Chunk, SourceKind
+from kto_data.column import Column
 from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input
 from kto_data.manifest import InputFile, Shard
 from kto_data.packing import Packed
-from kto_data.tally import Tally
+from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally
 from kto_data.unit import Built
 from kto_data.writing import writing_to
 
@@ -79,8 +82,8 @@ class SplitSoFar:
             self._rejects: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - held until the run ends
         self._folder = folder
         self.packed: list[Packed] = []
-        self._tallies: list[Tally] = []
-        self._merged: Tally | None = None
+        self._tally = Tally()  # without its columns, which grow with the rows:
+        self._rows, self._image_keys = Column("B"), Column("B")
 
     def add(self, built: Built) -> None:
         """Take in the next unit, in the order of the data."""
@@ -91,7 +94,9 @@ class SplitSoFar:
         with writing_to(self._folder):
             self._rejects.writelines(line + b"\n" for line in built.rejects)
         self.packed.append(built.packed)
-        self._tallies.append(built.tally)
+        self._tally.add_counts(built.tally)
+        self._rows.extend(built.tally.rows.tobytes())
+        self._image_keys.extend(built.tally.image_keys.tobytes())
 
     def copy_rejects(self, file: BinaryIO) -> None:
         """Write all rejected lines to `file`, in the order of the data."""
@@ -100,11 +105,10 @@ class SplitSoFar:
             shutil.copyfileobj(self._rejects, file)
 
     def merged(self) -> Tally:
-        """All counts of the split."""
-        if self._merged is None:
-            self._merged = Tally().merge(self._tallies)
-            self._tallies = []
-        return self._merged
+        """All counts of the split, once there are no more to come."""
+        self._tally.rows = np.frombuffer(self._rows.view, ROW_DTYPE)
+        self._tally.image_keys = np.frombuffer(self._image_keys.view, IMAGE_KEY_DTYPE)
+        return self._tally
 
 
 class InputSoFar:

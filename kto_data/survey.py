@@ -17,7 +17,7 @@ from kto_data.distribution import Distribution, distribution
 from kto_data.pairing import Microbatches, microbatches
 from kto_data.rules.facts import TRAIN, DatasetFacts
 from kto_data.rules.split import Shape, SplitFacts
-from kto_data.rules.traits import Shortcut, commonest_completions, label_order, shortcuts
+from kto_data.rules.traits import Shortcut, label_order, shortcuts
 
 _NUM_TOP_COMPLETIONS = 5
 _NUM_SOURCES = 100  # shown by name, the largest ones
@@ -175,7 +175,7 @@ def _survey_split(
         num_repeated_completions=split.completion_keys.num_repeated,
         top_completions=_top_completions(split),
         longest_run=_longest_run(split),
-        microbatches=microbatches(split.labels, commonest_completions(split), batch_size)
+        microbatches=microbatches(split.labels, split.completion_keys.commonest, batch_size)
         if batch_size and len(split) >= 2
         else None,
         num_prompts_in_train=len(split.prompt_keys.rows_in(trained.prompt_keys))

@@ -66,17 +66,21 @@ class Tally:
         """This tally with those of later chunks added."""
         rows, image_keys = [self.rows], [self.image_keys]
         for other in others:
-            self.read += other.read
-            self.dropped += other.dropped
-            self.truncated += other.truncated
-            for source, fates in other.sources.items():
-                self.of_source(source).update(fates)
-            for key, text in other.completions.items():
-                self.completions.setdefault(key, text)
+            self.add_counts(other)
             rows.append(other.rows)
             image_keys.append(other.image_keys)
         self.rows, self.image_keys = np.concatenate(rows), np.concatenate(image_keys)
         return self
+
+    def add_counts(self, other: Tally) -> None:
+        """Add all of a later chunk but its columns."""
+        self.read += other.read
+        self.dropped += other.dropped
+        self.truncated += other.truncated
+        for source, fates in other.sources.items():
+            self.of_source(source).update(fates)
+        for key, text in other.completions.items():
+            self.completions.setdefault(key, text)
 
     def of_source(self, source: str) -> Counter[tuple[str, str]]:
         """The counts of a source, to be added to: (`KEPT` or the reason of a drop, label) -> rows."""

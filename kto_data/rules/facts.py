@@ -1,6 +1,6 @@
 """What rules look at besides a row: one image, the whole dataset, the user's mapping.
 
-Of the whole dataset only numbers are kept: 28 bytes a sample, and counts.
+Of the whole dataset only numbers are kept: 28 bytes a sample, on disk where they are many, and counts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from kto_data.chunk import Endings
+from kto_data.column import Column
 from kto_data.digest import SampleDigest
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
 from kto_data.repeats import Keys, groups_of_equal
@@ -246,11 +247,11 @@ class DatasetFacts:
         if len(splits) == 1:
             return groups_of_equal(splits[0].completion_keys, splits[0].prompt_keys)
         labels = b"".join(split.labels for split in splits)
-        completions, prompts = array("Q"), array("Q")
+        completions, prompts = Column("Q"), Column("Q")
         for split in splits:
             completions.extend(split.completions)
             prompts.extend(split.prompts)
-        return groups_of_equal(Keys(completions, labels), Keys(prompts, labels))
+        return groups_of_equal(Keys(completions.view, labels), Keys(prompts.view, labels))
 
 
 def rounded_area(pixels: int) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kto_data.finding import Severity
 from kto_data.image import ImageCheck
@@ -69,7 +68,7 @@ def image_leakage(facts: DatasetFacts) -> Iterator[Defect]:
                 )
 
 
-def _first_indices(column: array[int], wanted: set[int]) -> dict[int, int]:
+def _first_indices(column: Iterable[int], wanted: set[int]) -> dict[int, int]:
     """Where each of the values occurs first."""
     first: dict[int, int] = {}
     if wanted:

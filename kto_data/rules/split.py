@@ -1,6 +1,6 @@
 """All samples of one split, in columns: what the rules about the whole dataset, and the survey, read.
 
-Of a sample 28 bytes are kept, besides counts.
+Of a sample 28 bytes are kept, besides counts; where they are many, on disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
+from kto_data.column import Column
 from kto_data.digest import join_digests
 from kto_data.repeats import Keys
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 OTHER_SOURCES = "(others)"
 """The source of samples whose own comes after `_MANY_SHAPES` shapes: it may be a name that no two samples share."""
 
+_BLOCK = 1 << 16  # samples that are looked at together, so that what is made of them stays small
 _MANY_SHAPES = 10_000
 _LOW_BYTES = slice(0, None, 8) if sys.byteorder == "little" else slice(7, None, 8)
 _LAST_BIT = bytes(byte & 1 for byte in range(256))
@@ -66,42 +68,70 @@ class ImageFile(NamedTuple):
 
 
 class SplitFacts:
-    """The samples of one split in the order of the data. Columns have an entry a sample; do not change them."""
+    """The samples of one split in the order of the data. Columns have an entry a sample; look at them after the last
+    chunk."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.prompts: array[int] = array("Q")  # 64-bit numbers, see `kto_data.digest`
-        self.completions: array[int] = array("Q")
-        self.lengths: array[int] = array("I")  # of completions, in characters
-        self.tokens: array[int] = array("I")  # of samples; 0 where it is not known; empty without a model
+        self._prompts = Column("Q")
+        self._completions = Column("Q")
+        self._lengths = Column("I")
+        self._tokens = Column("I")
+        self._signatures = Column("Q")
+        self._places = Column("Q")
+        self._num_samples = 0
         self.shapes: Counter[Shape] = Counter()
         self.areas: Counter[tuple[bool, int]] = Counter()  # (label, pixels) -> images that were looked at
-        self.signatures: array[int] = array("Q")  # 16 a sample, see `kto_data.near`; empty unless wanted
         self.files: dict[str, ImageFile] = {}  # path on disk -> its content; empty unless wanted
-        self._places: array[int] = array("Q")
         self._starts: list[int] = []  # index of the first sample of each run of one file
         self._paths: list[str] = []  # the file of each run
 
     def __len__(self) -> int:
-        return len(self._places)
+        return self._num_samples
 
     def extend(self, chunk: ChunkFacts) -> None:
         """Take in the samples of one chunk, the next ones in the order of the data."""
         if not self._paths or self._paths[-1] != chunk.path:
-            self._starts.append(len(self._places))
+            self._starts.append(len(self))
             self._paths.append(chunk.path)
-        self.prompts.extend(chunk.prompts)
-        self.completions.extend(chunk.completions)
-        self.lengths.extend(chunk.lengths)
-        self.tokens.extend(chunk.tokens)
+        self._num_samples += len(chunk.places)
+        self._prompts.extend(chunk.prompts)
+        self._completions.extend(chunk.completions)
+        self._lengths.extend(chunk.lengths)
+        self._tokens.extend(chunk.tokens)
         self._places.extend(chunk.places)
+        self._signatures.extend(chunk.signatures)
         self.areas.update(chunk.areas)
-        self.signatures.extend(chunk.signatures)
         for tried, file in chunk.files.items():
             self.files.setdefault(tried, file)
         for shape, count in ((Shape(*entries), count) for entries, count in chunk.shapes.items()):
             is_new = shape not in self.shapes and len(self.shapes) >= _MANY_SHAPES
             self.shapes[shape._replace(source=OTHER_SOURCES) if is_new else shape] += count
+
+    @property
+    def prompts(self) -> memoryview[int]:
+        """64-bit numbers, see `kto_data.digest`."""
+        return self._prompts.view
+
+    @property
+    def completions(self) -> memoryview[int]:
+        """64-bit numbers, see `kto_data.digest`."""
+        return self._completions.view
+
+    @property
+    def lengths(self) -> memoryview[int]:
+        """Characters of each completion."""
+        return self._lengths.view
+
+    @property
+    def tokens(self) -> memoryview[int]:
+        """Tokens of each sample; 0 where it is not known; empty without a model."""
+        return self._tokens.view
+
+    @property
+    def signatures(self) -> memoryview[int]:
+        """16 numbers a sample, see `kto_data.near`; empty unless wanted."""
+        return self._signatures.view
 
     @property
     def num_desirable(self) -> int:
@@ -121,12 +151,15 @@ class SplitFacts:
     @cached_property
     def labels(self) -> bytes:
         """One byte a sample: 1 where it is desirable, 0 where not."""
-        assert self._places.itemsize == 8
-        return self._places.tobytes()[_LOW_BYTES].translate(_LAST_BIT)
+        places = self._places.view
+        return b"".join(
+            places[start : start + _BLOCK].tobytes()[_LOW_BYTES].translate(_LAST_BIT)
+            for start in range(0, len(places), _BLOCK)
+        )
 
     @cached_property
     def prompt_keys(self) -> Keys:
-        """The prompts, to be counted. As all that is kept, ask for it after the last chunk."""
+        """The prompts, to be counted."""
         return Keys(self.prompts, self.labels)
 
     @cached_property
@@ -179,9 +212,9 @@ class SplitFacts:
 
     def place(self, index: int) -> Place:
         """Where a sample stands."""
-        place = self._places[index]
+        place = self._places.view[index]
         path = self._paths[bisect_right(self._starts, index) - 1]
         return Place(path, place >> 1, bool(place & 1), self.name)
 
-    def _by_label(self, column: array[int]) -> tuple[Counter[int], Counter[int]]:
+    def _by_label(self, column: memoryview[int]) -> tuple[Counter[int], Counter[int]]:
         return Counter(compress(column, self.labels)), Counter(compress(column, self.labels.translate(_FLIPPED)))

@@ -101,14 +101,7 @@ def improbable_run(num_this: int, num_other: int) -> int:
 
 def num_self_pairs(split: SplitFacts, batch_size: int) -> int:
     """How many samples no grouping into batches spares from being paired with their own completion."""
-    return least_self_pairs(commonest_completions(split), len(split), batch_size)
-
-
-def commonest_completions(split: SplitFacts) -> list[int]:
-    """How often the two commonest completions occur; one number where all are equal."""
-    commonest = [entry.count for entry in split.completion_keys.most_common(2)]
-    others = len(split) - sum(commonest)
-    return commonest + [1] * min(2 - len(commonest), others)  # those that do not repeat
+    return least_self_pairs(split.completion_keys.commonest, len(split), batch_size)
 
 
 def _runs_from(labels: bytes, label: bool, least: int) -> Iterator[LabelRun]:

@@ -5,15 +5,17 @@ from collections import Counter
 
 import pytest
 
-from kto_data import repeats
+from kto_data import column, repeats
 from kto_data.repeats import Keys, Repeated, groups_of_equal
 
 ALWAYS, NEVER = 0, 10**9
 
 
-@pytest.fixture(params=[ALWAYS, NEVER], ids=["numpy", "python"])
+@pytest.fixture(params=[(ALWAYS, ALWAYS), (ALWAYS, NEVER), (NEVER, NEVER)], ids=["on disk", "numpy", "python"])
 def _many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "_MANY", request.param)
+    """From how many numbers on numpy is used, and from how many bytes on they are sorted on disk."""
+    monkeypatch.setattr(repeats, "_MANY", request.param[0])
+    monkeypatch.setattr(column, "MOST_BYTES", request.param[1])
 
 
 def keys(rows: list[int]) -> Keys:
@@ -58,7 +60,10 @@ def test_counts_are_exact(rows: list[int]) -> None:
     assert found.num_repeated == sum(count for _, count in repeated)
     assert list(found.repeated_rows()) == [index for index, value in enumerate(rows) if counts[value] > 1]
     assert found.num_distinct == len(counts)
-    assert found.num_under_both == len(set(rows[::2]) & set(rows[1::2]))
+    under_both = set(rows[::2]) & set(rows[1::2])
+    assert found.num_under_both == len(under_both)
+    assert found.num_entries_under_both == sum(value in under_both for value in rows)
+    assert found.commonest == [count for _, count in counts.most_common(2)]
 
 
 @pytest.mark.parametrize("rows", TABLE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from kto_data.distribution import Distribution, Separation, distribution, group_
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.pairing import microbatches
 from kto_data.policy import CONTRADICTION_CODE
+from kto_data.repeats import Keys
 from kto_data.report.balance.model import (
     BalanceReport,
     Band,
@@ -64,8 +64,9 @@ def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> S
     by_source = [(entry.stages.kept.desirable, entry.stages.kept.undesirable) for entry in sources]
     length, images = _by_label(rows["num_completion"], label), _by_label(rows["num_images"], label)
     pixels = _pixels(rows, label)
-    prompts, completions = (_Groups.of(rows[key], label) for key in ("prompt_key", "completion_key"))
-    wholes = _Groups.of(join_digests(rows["prompt_key"], rows["completion_key"]), label)
+    labels = label.tobytes()
+    prompts, completions = (_keys(rows[key], labels) for key in ("prompt_key", "completion_key"))
+    wholes = _keys(join_digests(rows["prompt_key"], rows["completion_key"]), labels)
     return SplitReport(
         counts=counts,
         stages=_stages(counts.kept_by_label, counts.dropped_by_label),
@@ -86,15 +87,15 @@ def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> S
                 "source": group_separation(by_source) if len(by_source) > 1 else None,
             }
         ),
-        num_prompts=len(prompts.keys),
-        num_prompts_with_both_labels=int(prompts.has_both.sum()),
-        num_contradictions=int(wholes.counts[wholes.has_both].sum()),
-        num_duplicates=len(rows) - int((1 + wholes.has_both).sum()),
-        num_repeated_completions=int(completions.counts[completions.counts > 1].sum()),
+        num_prompts=prompts.num_distinct,
+        num_prompts_with_both_labels=prompts.num_under_both,
+        num_contradictions=wholes.num_entries_under_both,
+        num_duplicates=len(rows) - wholes.num_distinct - wholes.num_under_both,
+        num_repeated_completions=completions.num_repeated,
         top_completions=tuple(_top_completions(completions, tally.completions)),
         num_images=len(tally.image_keys),
         num_image_files=len(np.unique(tally.image_keys)),
-        microbatches=microbatches(label.tobytes(), completions.commonest, batch_size) if len(rows) > 1 else None,
+        microbatches=microbatches(labels, completions.commonest, batch_size) if len(rows) > 1 else None,
         leakage=_leakage(tally, tallies[TRAIN]) if TRAIN in tallies and name != TRAIN else None,
     )
 
@@ -221,42 +222,17 @@ def _shortcuts(by_property: Mapping[str, Separation | None]) -> tuple[Shortcut, 
 # -- equal rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Groups:
-    """Equal numbers, put together: which number, how many rows have it, and how many of those are desirable."""
-
-    keys: _Keys
-    counts: _Numbers
-    desirable: _Numbers
-
-    @classmethod
-    def of(cls, keys: _Keys, label: NDArray[np.bool_]) -> _Groups:
-        order = np.argsort(keys)
-        keys = keys[order]
-        starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]]))
-        desirable = np.add.reduceat(label[order].astype(np.int64), starts) if len(keys) else np.zeros(0, np.int64)
-        return cls(keys[starts], np.diff(starts, append=len(keys)), desirable)
-
-    @property
-    def has_both(self) -> NDArray[np.bool_]:
-        """Which of them come under either label."""
-        return (self.desirable > 0) & (self.desirable < self.counts)
-
-    @property
-    def commonest(self) -> list[int]:
-        """How many rows have the two commonest ones, as far as there are two."""
-        two: list[int] = np.sort(self.counts)[-2:][::-1].tolist()
-        return two
+def _keys(numbers: _Keys, labels: bytes) -> Keys:
+    return Keys(np.array(numbers, np.uint64).data, labels)
 
 
-def _top_completions(completions: _Groups, texts: Mapping[int, str]) -> Iterator[RepeatedCompletion]:
-    order = np.lexsort((completions.keys, -completions.counts))[:_NUM_TOP_COMPLETIONS]
-    for index in order.tolist():
-        count, desirable = int(completions.counts[index]), int(completions.desirable[index])
-        if count > 1:
-            yield RepeatedCompletion(
-                text=texts.get(int(completions.keys[index]), ""), desirable=desirable, undesirable=count - desirable
-            )
+def _top_completions(completions: Keys, texts: Mapping[int, str]) -> Iterator[RepeatedCompletion]:
+    for entry in completions.most_common(_NUM_TOP_COMPLETIONS):
+        yield RepeatedCompletion(
+            text=texts.get(entry.value, ""),
+            desirable=entry.num_desirable,
+            undesirable=entry.count - entry.num_desirable,
+        )
 
 
 def _leakage(tally: Tally, train: Tally) -> Leakage:
