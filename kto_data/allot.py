@@ -3,7 +3,8 @@ and which go because they contradict others.
 
     Input(s) ─▶ KeyTask(s) ─▶ Keys ─▶ Samples ─▶ Allotment: chunks of the second pass, parted
 
-Of a sample 25 bytes are kept, of an image 12, and sorting them takes as much again; of a line one byte stays.
+Of a sample 25 bytes are kept, of an image 12, on disk where they are many, and sorting them takes as much again; of a
+line one byte stays.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from kto_data import keys
 from kto_data.check import CheckSettings
 from kto_data.chunk import Chunk, changed, reading
 from kto_data.engine import local
-from kto_data.engine.contract import Engine
+from kto_data.engine.contract import Engine, Work
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding
 from kto_data.inputs import Input
-from kto_data.keys import Keys, KeyTask
+from kto_data.keys import AllKeys, Keys, KeyTask
 from kto_data.lost import lost_rows
 from kto_data.paths import TRAIN
 from kto_data.policy import Contradictions
@@ -134,7 +135,7 @@ def allot(
             hint="write it to a file, and name that",
         )
     seen = {entry.source.path: _state(entry.source.local) for entry in inputs}
-    every, names, lost, num_lines = Keys(), list[str](), list[Finding](), 0
+    every, names, lost, num_lines = AllKeys(), list[str](), list[Finding](), 0
     sizes: deque[int] = deque()  # lines of the chunks under way, oldest first
 
     def tasks() -> Iterator[KeyTask]:
@@ -147,7 +148,8 @@ def allot(
         lost.append(lost_rows(task.chunk))
         return Keys()
 
-    for found in engine(keys.gather, tasks(), jobs=jobs, initializer=keys.start, initargs=(checks,), if_lost=give_up):
+    work = Work(keys.gather, keys.start, (checks,), if_lost=give_up, folder=folder)
+    for found in engine(work, tasks(), jobs=jobs):
         every.extend(found, first_line=num_lines)
         names.append(found.name)
         num_lines += sizes.popleft()
@@ -173,7 +175,7 @@ def _evaluated(settings: AllotSettings, samples: Samples, num_lines: int) -> NDA
     return lines_of_evaluation(samples, first_lines, fraction=settings.eval_fraction, seed=settings.seed)
 
 
-def _samples(keys: Keys) -> Samples:
+def _samples(keys: AllKeys) -> Samples:
     """The columns as numpy has them, without a copy."""
     columns: list[Any] = [
         np.frombuffer(column, f"u{column.itemsize}") if column else np.zeros(0, f"u{column.itemsize}")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xxhash
@@ -24,6 +24,7 @@ from kto_data import __version__, image_file
 from kto_data.check import CheckSettings, LineChecker, describe
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate
+from kto_data.column import Column, Kind
 from kto_data.digest import SampleDigest, fresh_file_digest
 from kto_data.formats import Layout
 from kto_data.storage import FileState
@@ -66,18 +67,29 @@ class Keys:
         self.labels.append(label)
         self.sources.append(_source_key(source))
 
-    def extend(self, other: Keys, first_line: int) -> None:
-        """Take in the samples of the next chunk, whose first line has the number `first_line`."""
-        for mine, column in zip(self.columns(), other.columns(), strict=True):
-            is_of_lines = column is other.lines or column is other.image_lines
-            if is_of_lines and column:
-                mine.frombytes((np.frombuffer(column, np.uint32) + np.uint32(first_line)).tobytes())
-            else:
-                mine.extend(column)
-
     def columns(self) -> tuple[array[int], ...]:
         """All columns, in the order that they are kept in."""
         return self.lines, self.prompts, self.completions, self.labels, self.sources, self.images, self.image_lines
+
+
+class AllKeys:
+    """The samples of all chunks, in the same columns; lines are counted through."""
+
+    def __init__(self) -> None:
+        self._columns = tuple(Column(cast(Kind, column.typecode)) for column in Keys().columns())
+
+    def extend(self, keys: Keys, first_line: int) -> None:
+        """Take in the samples of the next chunk, whose first line has the number `first_line`."""
+        for mine, column in zip(self._columns, keys.columns(), strict=True):
+            is_of_lines = column is keys.lines or column is keys.image_lines
+            if is_of_lines and column:
+                mine.extend((np.frombuffer(column, np.uint32) + np.uint32(first_line)).tobytes())
+            else:
+                mine.extend(column)
+
+    def columns(self) -> tuple[memoryview[int], ...]:
+        """All columns, once there are no more to come."""
+        return tuple(column.view for column in self._columns)
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,7 @@ from kto_data.check import CheckSettings, check_dataset
 from kto_data.chunk import SourceKind
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine import local
-from kto_data.engine.contract import Engine
+from kto_data.engine.contract import Engine, Work
 from kto_data.errors import CacheError, InputError
 from kto_data.inputs import Input
 from kto_data.lost import LOST_CODE, lost_rows
@@ -245,10 +245,8 @@ def _built_units(
                     folder = building / part.split
                     yield Unit(part.chunk, file.file.layout, part.split, folder, name, caches, part.contradicting)
 
-    results = settings.engine(
-        build.build, units(), jobs=settings.jobs, initializer=build.start, initargs=(settings.build,), if_lost=_lost
-    )
-    for built in results:
+    work = Work(build.build, build.start, (settings.build,), if_lost=_lost, folder=building)
+    for built in settings.engine(work, units(), jobs=settings.jobs):
         yield *origin.popleft(), built
 
 

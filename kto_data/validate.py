@@ -14,7 +14,7 @@ from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate, Sifted
 from kto_data.engine import local
-from kto_data.engine.contract import Engine
+from kto_data.engine.contract import Engine, Work
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
@@ -62,11 +62,11 @@ def validate(
         from kto_data.model_check import the_processor
 
         the_processor(settings.model, settings.trust_remote_code)
-    results = engine(
-        _check_unit, _units(inputs, excerpt), jobs=jobs, initializer=_start, initargs=(settings,),
+    work = Work(
+        _check_unit, _start, (settings,),
         is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None, if_lost=_lost,
     )  # fmt: skip
-    for report in results:
+    for report in engine(work, _units(inputs, excerpt), jobs=jobs):
         facts.extend(report.facts)
         entry = read[report.facts.path]
         entry.num_rows += report.num_rows

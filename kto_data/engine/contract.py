@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -19,29 +21,30 @@ def never(unit: object) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Work(Generic[Unit, Result]):
+    """What is done with each unit. The functions to be called in other processes, and all that passes, can be pickled.
+
+    Where an engine knows which unit its workers die of, `if_lost(unit)` takes the place of the result and the others go
+    on; `InputError` is raised where it does not know, or there is no `if_lost`.
+    """
+
+    call: Callable[[Unit], Result]
+    initializer: Callable[..., None] | None = None  # called once a process, before its first unit,
+    initargs: tuple[object, ...] = ()  # with these
+    is_alone: Callable[[Unit], bool] = never  # no other is drawn or worked on meanwhile: two would fill the memory
+    may_fork: bool = False  # no library that is used suffers from a fork
+    if_lost: Callable[[Unit], Result] | None = None  # called in this process
+    folder: Path | None = None  # that is written to: it is there, and every process must see it
+
+
 class Engine(Protocol):
     """A place where work runs."""
 
-    def __call__(
-        self,
-        work: Callable[[Unit], Result],
-        units: Iterable[Unit],
-        *,
-        jobs: int,
-        initializer: Callable[..., None] | None = None,
-        initargs: tuple[object, ...] = (),
-        is_alone: Callable[[Unit], bool] = never,
-        may_fork: bool = False,
-        if_lost: Callable[[Unit], Result] | None = None,
-    ) -> Iterator[Result]:
-        """`work(unit)` for each unit, results in the order of the units.
+    def __call__(self, work: Work[Unit, Result], units: Iterable[Unit], *, jobs: int) -> Iterator[Result]:
+        """`work.call(unit)` for each unit, results in the order of the units.
 
-        `work`, `initializer` and all values that pass must be picklable. `initializer(*initargs)` runs once a process,
-        before its first unit. While a unit that `is_alone` is worked on, no other is, nor is one drawn: two of them
-        would fill the memory. `may_fork` says that no library suffers from a fork that `work` uses. An exception of
-        `work` is raised here, in the place of that unit's result. Where an engine knows which unit its workers die of,
-        `if_lost(unit)` takes the place of the result and the others go on; `InputError` is raised where it does not
-        know, or there is no `if_lost`.
+        An exception of it is raised here, in the place of that unit's result.
         """
         ...
 

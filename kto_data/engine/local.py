@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 
-from kto_data.engine.contract import Result, Unit, in_order, never
+from kto_data.engine.contract import Result, Unit, Work, in_order
 from kto_data.errors import InputError
 
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -33,17 +33,7 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(
-    work: Callable[[Unit], Result],
-    units: Iterable[Unit],
-    *,
-    jobs: int,
-    initializer: Callable[..., None] | None = None,
-    initargs: tuple[object, ...] = (),
-    is_alone: Callable[[Unit], bool] = never,
-    may_fork: bool = False,
-    if_lost: Callable[[Unit], Result] | None = None,
-) -> Iterator[Result]:
+def run(work: Work[Unit, Result], units: Iterable[Unit], *, jobs: int) -> Iterator[Result]:
     """An `Engine` on this machine; with one job all runs in this process.
 
     Raises `InputError` when a worker process dies: a pool does not know which unit it was, so `if_lost` is not used.
@@ -54,36 +44,29 @@ def run(
     is_short = len(first) < 2
     units = itertools.chain((first.pop(0) for _ in range(len(first))), units)
     if is_short:  # starting a process costs more than one unit is worth
-        if initializer is not None:
-            initializer(*initargs)
-        yield from map(work, units)
+        if work.initializer is not None:
+            work.initializer(*work.initargs)
+        yield from map(work.call, units)
         return
     with _one_thread_each():
-        method = "fork" if may_fork and _is_alone_in_process() else "spawn"
-        yield from _run_in_pool(work, units, jobs, method, (initializer, initargs), is_alone)
+        method = "fork" if work.may_fork and _is_alone_in_process() else "spawn"
+        yield from _run_in_pool(work, units, jobs, method)
 
 
-def _run_in_pool(
-    work: Callable[[Unit], Result],
-    units: Iterable[Unit],
-    jobs: int,
-    method: str,
-    start: tuple[Callable[..., None] | None, tuple[object, ...]],
-    is_alone: Callable[[Unit], bool],
-) -> Iterator[Result]:
+def _run_in_pool(work: Work[Unit, Result], units: Iterable[Unit], jobs: int, method: str) -> Iterator[Result]:
     others = set(active_children())
     pool = ProcessPoolExecutor(
         max_workers=jobs,
         mp_context=get_context(method),
         initializer=_start_worker,
-        initargs=start,
+        initargs=(work.initializer, work.initargs),
     )
     pending: deque[Future[Result]] = deque()
     is_done = False
     try:
         yield from in_order(
-            units, lambda unit: pool.submit(work, unit), Future.result, pending,
-            most=jobs + _UNITS_AHEAD, is_alone=is_alone,
+            units, lambda unit: pool.submit(work.call, unit), Future.result, pending,
+            most=jobs + _UNITS_AHEAD, is_alone=work.is_alone,
         )  # fmt: skip
         is_done = True
     except BrokenProcessPool:

@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from kto_data.engine.contract import Opened, Result, Unit, in_order, never
+from kto_data.engine.contract import Opened, Result, Unit, Work, in_order
 from kto_data.errors import InputError, KtoDataError, UsageError, first_line
+from kto_data.writing import writing_to
 
 _RETRIES = 3
 _UNITS_A_JOB = 2  # submitted at a time: one that is tried again must not keep the others waiting at once
@@ -124,32 +126,44 @@ def _join(address: str) -> None:
         ) from None
 
 
-def _run(
-    work: Callable[[Unit], Result],
-    units: Iterable[Unit],
-    *,
-    jobs: int,
-    initializer: Callable[..., None] | None = None,
-    initargs: tuple[object, ...] = (),
-    is_alone: Callable[[Unit], bool] = never,
-    may_fork: bool = False,
-    if_lost: Callable[[Unit], Result] | None = None,
-) -> Iterator[Result]:
-    """An `Engine` on the cluster that this process has joined, where nothing is forked."""
+def _run(work: Work[Unit, Result], units: Iterable[Unit], *, jobs: int) -> Iterator[Result]:
+    """An `Engine` on the cluster that this process has joined, where nothing is forked.
+
+    Raises `UsageError` where a node is not fit for the work.
+    """
+    with _sign_in(work.folder) as sign:
+        yield from _run_tasks(work, _Setup.here(work, sign), units, jobs)
+
+
+@contextmanager
+def _sign_in(folder: Path | None) -> Iterator[str]:
+    """A file in the folder, by which another process can tell that it sees this very one; empty where there is none."""
+    if folder is None:
+        yield ""
+        return
+    sign = folder.absolute() / f".seen-by-all.{secrets.token_hex(8)}.tmp"
+    with writing_to(sign):
+        sign.touch()
+    try:
+        yield str(sign)
+    finally:
+        sign.unlink(missing_ok=True)
+
+
+def _run_tasks(work: Work[Unit, Result], setup: _Setup, units: Iterable[Unit], jobs: int) -> Iterator[Result]:
     import ray
 
-    setup = _Setup.here(work, initializer, initargs)
     place = [ray.put(setup)]  # in a list, so that not every task has to fetch it
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
     pending: deque[tuple[Unit, Any]] = deque()
 
     def take(handle: tuple[Unit, Any]) -> Result:
-        return _result(*handle, if_lost)
+        return _result(*handle, work.if_lost)
 
     try:
         yield from in_order(
             units, lambda unit: (unit, task.remote(place, setup.key, pickle.dumps(unit))), take, pending,
-            most=jobs * _UNITS_A_JOB, is_alone=is_alone,
+            most=jobs * _UNITS_A_JOB, is_alone=work.is_alone,
         )  # fmt: skip
     finally:  # Ctrl-C, an error, or a caller that stops listening: nobody waits for the units at hand
         for _, promised in pending:
@@ -192,18 +206,18 @@ class _Setup:
     modules: tuple[str, ...]  # where Python looks for modules
     versions: tuple[tuple[str, str], ...]
     call: bytes  # work, initializer and its arguments, pickled
+    sign: str  # a file that is seen where the folder is that is written to; empty where there is none
 
     @classmethod
-    def here(
-        cls, work: Callable[..., object], initializer: Callable[..., None] | None, initargs: tuple[object, ...]
-    ) -> _Setup:
+    def here(cls, work: Work[Unit, Result], sign: str) -> _Setup:
         """A process such as this one."""
         return cls(
             secrets.token_hex(8),
             os.getcwd(),
             tuple(sys.path),
             _versions(),
-            pickle.dumps((work, initializer, initargs)),
+            pickle.dumps((work.call, work.initializer, work.initargs)),
+            sign,
         )
 
     def take_effect(self) -> Callable[[Any], object]:
@@ -221,6 +235,12 @@ class _Setup:
                 f"node {socket.gethostname()} has no folder {self.folder}",
                 hint="start in a folder that all nodes see, with data and cache on a file system that they share",
             ) from None
+        if self.sign and not os.path.exists(self.sign):
+            raise UsageError(
+                f"node {socket.gethostname()} does not see what is written to {os.path.dirname(self.sign)}",
+                hint="give --output a folder on a file system that all nodes share; for a cache at a URL, set "
+                "XDG_CACHE_HOME to such a one",
+            )
         sys.path += [path for path in self.modules if path not in sys.path]
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the cluster's tasks already use every processor
         work, initializer, initargs = pickle.loads(self.call)

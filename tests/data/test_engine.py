@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kto_data.engine import local
+from kto_data.engine.contract import Work
 from kto_data.errors import InputError
 
 _offset = 0
@@ -40,13 +41,13 @@ def _die_on_three(unit: int) -> int:
 
 @pytest.mark.parametrize(("jobs", "may_fork"), [(1, False), (2, False), (2, True)])
 def test_results_come_in_the_order_of_the_units(jobs: int, may_fork: bool) -> None:
-    results = local.run(_square, range(20), jobs=jobs, initializer=_set_offset, initargs=(5,), may_fork=may_fork)
+    results = local.run(Work(_square, _set_offset, (5,), may_fork=may_fork), range(20), jobs=jobs)
     assert list(results) == [unit * unit + 5 for unit in range(20)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_exception_takes_the_place_of_its_unit(jobs: int) -> None:
-    results = local.run(_fail_on_three, range(6), jobs=jobs)
+    results = local.run(Work(_fail_on_three), range(6), jobs=jobs)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
@@ -55,7 +56,7 @@ def test_an_exception_takes_the_place_of_its_unit(jobs: int) -> None:
 @pytest.mark.parametrize("may_fork", [False, True])
 def test_a_dead_worker_is_a_named_error(may_fork: bool) -> None:
     with pytest.raises(InputError, match="worker process died"):
-        list(local.run(_die_on_three, range(8), jobs=2, may_fork=may_fork))
+        list(local.run(Work(_die_on_three, may_fork=may_fork), range(8), jobs=2))
 
 
 def test_units_are_drawn_no_faster_than_results_are_taken() -> None:
@@ -66,14 +67,14 @@ def test_units_are_drawn_no_faster_than_results_are_taken() -> None:
             drawn.append(unit)
             yield unit
 
-    results = local.run(_square, units(), jobs=2)
+    results = local.run(Work(_square), units(), jobs=2)
     next(results)
     assert len(drawn) <= 6
     results.close()
 
 
 def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand() -> None:
-    results = local.run(_sleep_long, [0, 60, 60, 60], jobs=2)
+    results = local.run(Work(_sleep_long), [0, 60, 60, 60], jobs=2)
     next(results)
     started = time.monotonic()
     results.close()
@@ -86,7 +87,7 @@ def _sleep_long(unit: int) -> int:
 
 
 def test_a_single_unit_runs_in_this_process() -> None:
-    assert list(local.run(_process, [0], jobs=4)) == [os.getpid()]
+    assert list(local.run(Work(_process), [0], jobs=4)) == [os.getpid()]
 
 
 def _process(unit: int) -> int:
@@ -96,12 +97,13 @@ def _process(unit: int) -> int:
 _FORKS = """
 import sys, threading
 from kto_data.engine import local
+from kto_data.engine.contract import Work
 
 if __name__ == "__main__":
     is_set = threading.Event()
     if sys.argv[1] == "threads":
         threading.Thread(target=is_set.wait).start()
-    words = local.run(len, ["a", "bc"], jobs=2, may_fork=True)
+    words = local.run(Work(len, may_fork=True), ["a", "bc"], jobs=2)
     next(words)
     names = {type(child).__name__ for child in __import__("multiprocessing").active_children()}
     print(*names, *words)
@@ -127,7 +129,7 @@ def test_a_unit_that_is_alone_is_worked_on_while_no_other_is(tmp_path: Path) -> 
             drawn.append(unit)
             yield str(tmp_path), unit
 
-    results = local.run(_see, units(), jobs=2, is_alone=lambda unit: unit[1] in (3, 4))
+    results = local.run(Work(_see, is_alone=lambda unit: unit[1] in (3, 4)), units(), jobs=2)
     for unit, seen in enumerate(results):
         if unit in (3, 4):
             assert seen == [str(unit)]
@@ -153,5 +155,5 @@ def test_libraries_in_a_worker_keep_to_one_thread_unless_the_user_says_otherwise
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("RAYON_NUM_THREADS", "3")
-    assert list(local.run(threads_of_libraries, [1, 2, 3], jobs=2)) == [("1", "3")] * 3
+    assert list(local.run(Work(threads_of_libraries), [1, 2, 3], jobs=2)) == [("1", "3")] * 3
     assert "OMP_NUM_THREADS" not in os.environ

@@ -6,7 +6,6 @@ The cluster is a real one of two nodes with a processor each, both of them on th
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,9 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ import psutil
 import pytest
 import ray
 from conftest import TinyModel, make_image, make_record, write_jsonl
+from deadly import Deadly, DeadlyEngine, DistantEngine
+from object_store import Store
 from ray.cluster_utils import Cluster
 from test_preprocess import files_of
 
@@ -32,13 +32,15 @@ from kto_data.allot import AllotSettings
 from kto_data.build import BuildSettings
 from kto_data.check import CheckSettings
 from kto_data.cli import main
+from kto_data.engine import local
 from kto_data.engine import ray as engine
-from kto_data.engine.contract import Opened
+from kto_data.engine.contract import Opened, Work
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
 from kto_data.policy import Invalid
+from kto_data.upload import work_folder
 from kto_data.validate import validate
 
 KTODATA = [sys.executable, "-m", "kto_data"]
@@ -56,7 +58,18 @@ def ray_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder: Path) -> Iterator[Cluster]:
+def store() -> Iterator[Store]:
+    """An object store, to which the environment leads: of this process, and of the nodes that are started later."""
+    store = Store()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        yield store
+    store.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder: Path, store: Store) -> Iterator[Cluster]:
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
     head = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
     cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
@@ -69,44 +82,6 @@ def cluster(ray_folder: Path) -> Iterator[Cluster]:
 def opened(cluster: Cluster) -> Iterator[Opened]:
     with engine.session(jobs=None, address=cluster.address) as opened:
         yield opened
-
-
-@dataclass(frozen=True)
-class Deadly:
-    """Work that kills its process at units whose text has `word` in it; with a `marker`, only the first time.
-
-    It does so before `start`, what is to run once a process, so that dying does not take long.
-    """
-
-    work: Callable[[Any], Any]
-    word: str
-    marker: Path | None = None
-    start: Callable[[], None] | None = None
-
-    def __call__(self, unit: Any) -> Any:
-        if self.word in repr(unit) and not (self.marker and self.marker.exists()):
-            if self.marker:
-                self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.start and self not in _started:
-            self.start()
-            _started.append(self)
-        return self.work(unit)
-
-
-_started: list[Deadly] = []
-
-
-@dataclass(frozen=True)
-class DeadlyEngine:
-    """An engine whose work kills its processes as `Deadly` says."""
-
-    opened: Opened
-    word: str
-
-    def __call__(self, work: Any, units: Any, *, initializer: Any, initargs: Any, **options: Any) -> Iterator[Any]:
-        deadly = Deadly(work, self.word, start=partial(initializer, *initargs))
-        return self.opened.run(deadly, units, **options)
 
 
 def square(unit: int) -> int:
@@ -132,7 +107,7 @@ def test_units_are_worked_on_in_both_nodes_and_their_results_come_in_order(opene
             drawn.append(unit)
             yield unit
 
-    results = opened.run(square, units(), jobs=opened.jobs, initializer=set_offset, initargs=(5,))
+    results = opened.run(Work(square, set_offset, (5,)), units(), jobs=opened.jobs)
     assert [next(results) for _ in range(3)] == [5, 6, 9]
     assert len(drawn) <= 3 + 2 * opened.jobs
     assert [next(results) for _ in range(10)] == [unit * unit + 5 for unit in range(3, 13)]
@@ -142,16 +117,17 @@ def test_units_are_worked_on_in_both_nodes_and_their_results_come_in_order(opene
 
 
 def test_a_unit_whose_worker_is_killed_is_done_again_and_one_that_always_kills_is_lost(
-    opened: Opened, tmp_path: Path
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(unit: int) -> int:
         return -unit
 
-    once = Deadly(square, "3", tmp_path / "killed")
-    assert list(opened.run(once, range(6), jobs=2, if_lost=lost)) == [0, 1, 4, 9, 16, 25]
-    assert list(opened.run(Deadly(square, "3"), range(6), jobs=2, if_lost=lost)) == [0, 1, 4, -3, 16, 25]
+    deadly = Deadly(Deadly(square, "3"), "4", tmp_path / "killed")
+    assert list(opened.run(Work(deadly, if_lost=lost), range(6), jobs=2)) == [0, 1, 4, -3, 16, 25]
+    assert (tmp_path / "killed").exists()
+    monkeypatch.setattr(engine, "_RETRIES", 1)
     with pytest.raises(InputError, match="a worker process died"):
-        list(opened.run(Deadly(square, "3"), range(6), jobs=2))
+        list(opened.run(Work(Deadly(square, "3")), range(6), jobs=2))
 
 
 def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, tmp_path: Path) -> None:
@@ -167,7 +143,7 @@ def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, tmp_path: Pat
     thread.start()
     with engine.session(jobs=None, address=cluster.address) as opened:
         units = [(doomed.node_id, str(tmp_path / "there"), unit) for unit in range(12)]
-        assert list(opened.run(stay_if_doomed, units, jobs=opened.jobs)) == list(range(12))
+        assert list(opened.run(Work(stay_if_doomed), units, jobs=opened.jobs)) == list(range(12))
     thread.join()
 
 
@@ -182,7 +158,7 @@ def stay_if_doomed(unit: tuple[str, str, int]) -> int:
 def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand(cluster: Cluster) -> None:
     started = time.monotonic()
     with engine.session(jobs=None, address=cluster.address) as opened:
-        results = opened.run(wait_for, [0, 600, 600, 600], jobs=2)
+        results = opened.run(Work(wait_for), [0, 600, 600, 600], jobs=2)
         assert next(results) == 0
         results.close()
     assert time.monotonic() - started < 300
@@ -249,6 +225,54 @@ def make(settings: preprocessing.PreprocessSettings) -> preprocessing.Result:
     return preprocessing.preprocess(settings, lambda *so_far: None)
 
 
+def test_data_images_and_cache_at_urls_give_the_same_on_one_process_on_two_and_on_a_cluster(
+    opened: Opened, store: Store, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes of the cluster see the folder that is written to, and no copy that this process has made."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    s3 = store.empty_bucket()
+    s3.put(str(data.parent), "bucket/data", recursive=True)
+    inputs = {"train": open_inputs(["s3://bucket/data/data.jsonl"])}
+    engines = {"one": (local.run, 1), "two": (local.run, 2), "cluster": (DistantEngine(opened), opened.jobs)}
+    made, told = {}, {}
+    for name, (run, jobs) in engines.items():
+        url = f"s3://bucket/{name}"
+        build = BuildSettings(
+            model=str(model), image_root="s3://bucket/data", budget=PixelBudget(), invalid=Invalid.DROP,
+            pack_images="original",
+        )  # fmt: skip
+        result = make(
+            preprocessing.PreprocessSettings(
+                inputs=inputs,
+                output=work_folder(url),
+                url=url,
+                build=build,
+                shard_rows=8,
+                batch_size=4,
+                allot=AllotSettings(eval_fraction=0.3),
+                engine=run,
+                jobs=jobs,
+            )
+        )
+        objects = {path.removeprefix(f"bucket/{name}/"): s3.cat_file(path) for path in s3.find(f"bucket/{name}")}
+        made[name] = {path: content for path, content in objects.items() if path != "run.json"}
+        assert result.manifest is not None
+        validation = validate(inputs["train"], CheckSettings(image_root="s3://bucket/data"), jobs=jobs, engine=run)
+        told[name] = [finding for count in validation.worst_first() for finding in count.findings]
+    assert made["one"] == made["two"] == made["cluster"]
+    assert "manifest.json" in made["one"]
+    assert any(name.startswith("images/") for name in made["one"])
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+    assert told["one"] == told["two"] == told["cluster"] != []
+
+
+@pytest.fixture
+def _tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process that dies is one to be started anew: two tell as much as four."""
+    monkeypatch.setattr(engine, "_RETRIES", 1)
+
+
+@pytest.mark.usefixtures("_tried_twice")
 def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
     opened: Opened, data: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +288,7 @@ def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
     assert (done.num_units, done.num_reused) == (8, 7)
 
 
+@pytest.mark.usefixtures("_tried_twice")
 def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_split(
     opened: Opened, data: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -274,6 +299,7 @@ def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_s
     assert result.manifest is None
 
 
+@pytest.mark.usefixtures("_tried_twice")
 def test_validation_names_the_rows_that_always_kill_their_worker(opened: Opened, tmp_path: Path) -> None:
     paths = [
         write_jsonl(tmp_path / name, [make_record(id=f"{name} {i}") for i in range(3)])
@@ -304,6 +330,7 @@ def test_a_driver_that_is_killed_leaves_what_the_next_one_goes_on_from(
     assert list(units.glob("[0-9a-f]*"))
     assert main([*options(data, model, cache), "--jobs", "1"]) == 0
     assert files_of(cache) == expected
+    assert not list(cache.rglob("*.tmp"))
 
 
 def report(arguments: list[str]) -> dict[str, Any]:
@@ -347,12 +374,13 @@ def test_an_address_where_no_cluster_is_is_refused(data: Path, capsys: pytest.Ca
     assert "--ray-address is of use with --engine ray alone" in capsys.readouterr().err
 
 
-def test_a_node_with_other_packages_is_refused_by_name() -> None:
-    from dataclasses import replace
-
-    setup = engine._Setup.here(square, None, ())
+def test_a_node_with_other_packages_or_folders_is_refused_by_name() -> None:
+    setup = engine._Setup.here(Work(square), "")
     (name, found), *rest = setup.versions
     with pytest.raises(UsageError, match=rf"has {name} {found}, and the node that was started on 2\.7"):
         replace(setup, versions=((name, "2.7"), *rest)).take_effect()
     with pytest.raises(UsageError, match="has no folder /nowhere"):
         replace(setup, folder="/nowhere").take_effect()
+    with pytest.raises(UsageError, match="does not see what is written to /nowhere") as raised:
+        replace(setup, sign="/nowhere/sign").take_effect()
+    assert "XDG_CACHE_HOME" in str(raised.value.hint)

@@ -1,0 +1,62 @@
+"""Work that kills its processes, and work whose files are on another machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kto_data.engine.contract import Opened, Work
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Work that kills its process at units whose text has `word` in it; with a `marker`, only the first time.
+
+    It does so before `start`, what is to run once a process, so that dying does not take long.
+    """
+
+    work: Callable[[Any], Any]
+    word: str
+    marker: Path | None = None
+    start: Callable[[], None] | None = None
+
+    def __call__(self, unit: Any) -> Any:
+        if self.word in repr(unit) and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.start and self not in _started:
+            self.start()
+            _started.append(self)
+        return self.work(unit)
+
+
+_started: list[Deadly] = []
+
+
+@dataclass(frozen=True)
+class DeadlyEngine:
+    """An engine whose work kills its processes as `Deadly` says."""
+
+    opened: Opened
+    word: str
+
+    def __call__(self, work: Work[Any, Any], units: Any, *, jobs: int) -> Iterator[Any]:
+        deadly = Deadly(work.call, self.word, start=partial(work.initializer, *work.initargs))
+        return self.opened.run(replace(work, call=deadly, initializer=None), units, jobs=jobs)
+
+
+@dataclass(frozen=True)
+class DistantEngine:
+    """An engine whose processes do not see the copies that this one has made of files at URLs."""
+
+    opened: Opened
+
+    def __call__(self, work: Work[Any, Any], units: Iterable[Any], *, jobs: int) -> Iterator[Any]:
+        distant = (replace(unit, chunk=replace(unit.chunk, local="/nowhere/copy")) for unit in units)
+        return self.opened.run(work, distant, jobs=jobs)
