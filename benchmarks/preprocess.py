@@ -30,8 +30,15 @@ from pathlib import Path
 from benchmarks.validate import made_row, varied
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 ENVIRONMENT = HERE / ".envs" / "llama-factory"
 PINS = ("llamafactory==0.9.5", "transformers==4.57.6")
+ENVIRONMENT_VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "OMP_NUM_THREADS": "1",  # torch's: those that wait for each other take CPU time for nothing
+    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "interpreter"))),  # torchvision beside a CPU torch
+}
 FEW = 8  # rows of the run that stands for the start-up
 SIZES = {"images-640x480": ((640, 640), (480, 480)), "images-1-2-megapixels": ((1000, 1600), (1000, 1250))}
 
@@ -69,11 +76,15 @@ def main() -> int:
 
 
 def set_up() -> int:
-    """Install LLaMA-Factory beside nothing of ours. torch comes first, so that an index with a CPU wheel gives it."""
+    """Install LLaMA-Factory beside nothing of ours.
+
+    torch comes first and stays, so that an index with a CPU wheel gives it, and nothing asks for gigabytes of CUDA.
+    """
     pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    torch = f"torch=={version('torch').partition('+')[0]}"
     subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    subprocess.run([*pip, f"torch=={version('torch').partition('+')[0]}"], check=True)
-    subprocess.run([*pip, *PINS], check=True)
+    subprocess.run([*pip, torch], check=True)
+    subprocess.run([*pip, torch, *PINS], check=True)
     return 0
 
 
@@ -208,7 +219,7 @@ def show(runs: dict[str, list[Cost]], *, with_cache: bool) -> None:
 
 def measured(command: list[str], cache: str) -> Cost:
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    environment = os.environ | ENVIRONMENT_VARIABLES
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = process.stderr.read()
@@ -222,7 +233,7 @@ def measured(command: list[str], cache: str) -> Cost:
 
 
 def tiny_model(folder: Path) -> Path:
-    sys.path.insert(0, str(HERE.parent / "examples"))
+    sys.path.insert(0, str(ROOT / "examples"))
     import tiny_models
 
     return Path(tiny_models.build("llava_next", folder))

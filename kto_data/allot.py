@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ from kto_data.keys import AllKeys, Keys, KeyTask
 from kto_data.lost import lost_rows
 from kto_data.paths import TRAIN
 from kto_data.policy import Contradictions
+from kto_data.so_far import InputSoFar, share_done
 from kto_data.source import STDIN
 from kto_data.split import Samples, contradicting_lines, groups, lines_of_evaluation
 
 EVAL = "eval"
 """The name of the split that is held back."""
+
+Progress = Callable[[int, float | None], None]
+"""Told the number of rows that were looked at, and about what share of all that is, where it is known."""
 
 _State = tuple[int, int, int]
 """Which file a path leads to, without reading it: its size and times."""
@@ -120,6 +124,7 @@ def allot(
     engine: Engine = local.run,
     folder: Path,
     caches: Sequence[Path],
+    progress: Progress = lambda num_rows, share: None,
 ) -> Allotment:
     """Look at all lines of all inputs, and say what becomes of each because of the others.
 
@@ -136,13 +141,15 @@ def allot(
         )
     seen = {entry.source.path: _state(entry.source.local) for entry in inputs}
     every, names, lost, num_lines = AllKeys(), list[str](), list[Finding](), 0
-    sizes: deque[int] = deque()  # lines of the chunks under way, oldest first
+    files = [InputSoFar(TRAIN, entry) for entry in inputs]
+    under_way: deque[tuple[InputSoFar, int]] = deque()  # of each chunk its file, and how many lines it has
 
     def tasks() -> Iterator[KeyTask]:
-        for entry in inputs:
-            for chunk in entry.source.chunks(rows_per_chunk):
-                sizes.append(chunk.num_rows)
-                yield KeyTask(chunk, entry.layout, folder, tuple(caches))
+        for file in files:
+            for chunk in file.chunks(rows_per_chunk):
+                under_way.append((file, chunk.num_rows))
+                file.num_units_drawn += 1
+                yield KeyTask(chunk, file.file.layout, folder, tuple(caches))
 
     def give_up(task: KeyTask) -> Keys:
         lost.append(lost_rows(task.chunk))
@@ -152,7 +159,10 @@ def allot(
     for found in engine(work, tasks(), jobs=jobs):
         every.extend(found, first_line=num_lines)
         names.append(found.name)
-        num_lines += sizes.popleft()
+        file, num_rows = under_way.popleft()
+        file.num_units_done += 1
+        num_lines += num_rows
+        progress(num_lines, share_done(files))
     if lost:
         return Allotment(lost=lost)
     samples = _samples(every)

@@ -10,81 +10,38 @@ a cache.
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kto_data import build, storage
-from kto_data.allot import EVAL, Allotment, AllotSettings, allot
-from kto_data.build import BuildSettings, id_parts
-from kto_data.check import CheckSettings, check_dataset
-from kto_data.chunk import SourceKind
+from kto_data import build
+from kto_data.allot import Allotment, allot
+from kto_data.assemble import assemble
+from kto_data.build import BuildSettings
 from kto_data.encode import TOO_LONG_CODES
-from kto_data.engine import local
-from kto_data.engine.contract import Engine, Work
-from kto_data.errors import CacheError, InputError
-from kto_data.inputs import Input
+from kto_data.engine.contract import Work
 from kto_data.lost import LOST_CODE, lost_rows
-from kto_data.manifest import (
-    InputFile,
-    Manifest,
-    Split,
-    differing_parts,
-    fingerprint,
-    read_manifest,
-)
-from kto_data.packing import IMAGES_NAME, Packed
-from kto_data.paths import TRAIN
+from kto_data.manifest import Manifest, differing_parts
+from kto_data.packing import IMAGES_NAME
 from kto_data.policy import Invalid, TooLong
 from kto_data.processor import Processor
-from kto_data.publish import BUILDING_NAME, REJECTS_NAME, REPORT_NAMES, RUN_NAME, is_whole, output_lock, publish
-from kto_data.report.balance.formats import FORMATS
+from kto_data.publish import BUILDING_NAME, output_lock
+from kto_data.recipe import PreprocessSettings
 from kto_data.report.balance.model import BalanceReport
-from kto_data.report.balance.numbers import balance_report
-from kto_data.rules.facts import ChunkFacts, DatasetFacts
-from kto_data.run_record import RunRecord
-from kto_data.shard import write_dataset_files
-from kto_data.so_far import FindingsSoFar, InputSoFar, SplitSoFar, share_done
+from kto_data.rules.facts import ChunkFacts
+from kto_data.so_far import FindingsSoFar, InputSoFar, RunSoFar, share_done
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import WrongIdsError
-from kto_data.unit import UNITS_NAME, Built, Unit, sweep
+from kto_data.unit import Built, Unit
 from kto_data.upload import Uploaded, claimed, upload_cache
-from kto_data.writing import whole_file, write_whole, writing_to
+from kto_data.writing import writing_to
 
 _WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
 """Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreprocessSettings:
-    """What a cache is made of and how."""
-
-    inputs: Mapping[str, tuple[Input, ...]]  # split -> files
-    output: Path
-    url: str = ""  # where the cache goes when it is whole; then `output` is its `work_folder`
-    build: BuildSettings
-    allot: AllotSettings = field(default_factory=AllotSettings)
-    shard_rows: int
-    batch_size: int  # rows a device of the training to come: the report says what its groups would be like
-    jobs: int = 1
-    engine: Engine = local.run
-    resume: bool = True  # take over what earlier runs have done
-
-    @property
-    def split_names(self) -> tuple[str, ...]:
-        """The splits of the cache, in their order."""
-        return tuple(self.inputs) if self.allot.eval_fraction is None else (TRAIN, EVAL)
-
-    @property
-    def is_read_once(self) -> bool:
-        """Whether there is no second reading of the data."""
-        kinds = (file.source.kind for inputs in self.inputs.values() for file in inputs)
-        return any(kind is SourceKind.STDIN for kind in kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +59,12 @@ class Result:
     changes: tuple[tuple[str, Any, Any], ...] = ()  # to the fingerprint of the cache that was there: name, before, now
 
 
-Progress = Callable[[int, int, float | None, int, int], None]
-"""Told the numbers of rows read and dropped so far, about what share of all is done, where that is known, and the
-numbers of shards that are done, and that an engine has lost."""
+Progress = Callable[[int, int, float | None, int, int, str], None]
+"""Told the numbers of rows read and dropped so far, about what share of all is done, where that is known, the numbers
+of shards that are done, and that an engine has lost, and in the first of two passes `FIRST_PASS`, otherwise ""."""
+
+FIRST_PASS = "first pass"
+"""The pass in which rows are made known to each other, where that is asked for."""
 
 
 def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
@@ -133,83 +93,39 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
-    splits = {name: SplitSoFar(building) for name in settings.split_names}
-    run = RunRecord(jobs=settings.jobs)
-    files = [InputSoFar(name, file) for name, inputs in settings.inputs.items() for file in inputs]
-    findings = FindingsSoFar()
-    facts = DatasetFacts()
-    num_dropped = num_lost = 0
+    run = RunSoFar(settings.inputs, settings.split_names, building, jobs=settings.jobs)
     caches = (building, settings.output) if settings.resume else ()
     allotment = allot(
         settings.allot,
-        [file.file for file in files],
+        [file.file for file in run.files],
         settings.build.checks,
         rows_per_chunk=settings.shard_rows,
         jobs=settings.jobs,
         engine=settings.engine,
         folder=building,
         caches=caches,
+        progress=lambda num_rows, share: progress(num_rows, 0, share, 0, 0, FIRST_PASS),
     )
     if allotment.lost:
-        findings.add(allotment.lost)
-        return Result(None, None, findings, 0)
-    for file, split, built in _built_units(settings, files, allotment, building, caches):
-        rows = sum(built.tally.read.values())
-        file.num_rows += rows
-        splits[split].add(built)
-        facts.extend(built.facts)
-        file.findings.add(built.findings)
-        run.add(built, rows)
-        num_dropped += sum(built.tally.dropped.values())
-        file.num_units_done += 1
-        num_lost += any(finding.code == LOST_CODE for finding in built.findings)
-        progress(run.num_rows, num_dropped, share_done(files), run.num_units - num_lost, num_lost)
-    for file in files:  # of whose chunks the parts come one after the other
-        findings.extend(file.findings)
-    findings.add(check_dataset(facts, CheckSettings(codes=_WHOLE_INPUT_CODES)))
-    if _is_refused(settings.build, findings):
-        return Result(None, None, findings, run.num_rows)
-    for name, so_far in splits.items():
-        if not so_far.shards:
-            raise InputError(
-                f"no row of the {name} split is left: {so_far.num_rejects:,} lines were dropped",
-                hint="run `ktodata validate` on the files to see why, or raise --max-length",
-            )
-    packed = Packed.merged(part for so_far in splits.values() for part in so_far.packed)
-    manifest = _manifest(settings, processor, [file.finish() for file in files], splits, packed)
-    tallies = {name: so_far.merged() for name, so_far in splits.items()}
-    report = balance_report(tallies, manifest.fingerprint, settings.batch_size)
-    reports = {name: FORMATS[format](report).encode() for format, name in REPORT_NAMES.items()}
-    before = _manifest_before(settings.output)
-    is_there = (
-        manifest == before
-        and run.num_reused == run.num_units
-        and not packed.has_new
-        and is_whole(settings.output, reports)
-    )
-    if not is_there:
-        _write_parts(building, manifest, reports, splits, allotment.names)
-        write_whole(building / RUN_NAME, run.to_json())
-        publish(settings.output, building, manifest, packed)
-    shutil.rmtree(building)
+        run.findings.add(allotment.lost)
+        return Result(None, None, run.findings, 0)
+    for file, split, built in _built_units(settings, run.files, allotment, building, caches):
+        run.add(file, split, built)
+        progress(run.record.num_rows, run.num_dropped, share_done(run.files), run.num_built, run.num_lost, "")
+    run.conclude_findings(_WHOLE_INPUT_CODES)
+    if _is_refused(settings.build, run.findings):
+        return Result(None, None, run.findings, run.record.num_rows)
+    made = assemble(settings, processor, run, building, allotment.names)
     return Result(
-        manifest,
-        report,
-        findings,
-        run.num_rows,
-        num_units=run.num_units,
-        num_reused=run.num_reused,
-        is_unchanged=is_there,
-        changes=tuple(differing_parts(before.parts, manifest.parts)) if before else (),
+        made.manifest,
+        made.report,
+        run.findings,
+        run.record.num_rows,
+        num_units=run.record.num_units,
+        num_reused=run.record.num_reused,
+        is_unchanged=made.is_unchanged,
+        changes=tuple(differing_parts(made.before.parts, made.manifest.parts)) if made.before else (),
     )
-
-
-def _manifest_before(output: Path) -> Manifest | None:
-    """The manifest of the cache that is there; None where there is none, or it is not understood any more."""
-    try:
-        return read_manifest(output)
-    except CacheError:
-        return None
 
 
 def _is_refused(settings: BuildSettings, findings: FindingsSoFar) -> bool:
@@ -253,79 +169,3 @@ def _built_units(
 def _lost(unit: Unit) -> Built:
     finding = lost_rows(unit.chunk, f"{unit.split}/{unit.name}")
     return Built(None, TallyBuilder().finish(), ChunkFacts(unit.chunk.path), (finding,), ())
-
-
-def _manifest(
-    settings: PreprocessSettings,
-    processor: Processor,
-    inputs: list[InputFile],
-    splits: Mapping[str, SplitSoFar],
-    packed: Packed,
-) -> Manifest:
-    options = settings.build
-    parts: dict[str, Any] = {
-        "inputs": [{"path": i.path, "split": i.split, "sha256": i.sha256} for i in inputs],
-        "layouts": [repr(file.layout) for files in settings.inputs.values() for file in files],
-        **id_parts(processor, options),
-        "invalid": options.invalid.value,
-        **settings.allot.parts(),
-        "shard_rows": settings.shard_rows,
-        "shards": {name: [shard.sha256 for shard in so_far.shards] for name, so_far in splits.items()},
-    }
-    return Manifest(
-        fingerprint=fingerprint(parts),
-        parts=parts,
-        model=_seen_from(settings, options.model) if os.path.isdir(options.model) else options.model,
-        has_images=processor.has_images,
-        image_root=_seen_from(settings, options.image_root),
-        image_min_pixels=options.budget.min_pixels,
-        image_max_pixels=options.budget.max_pixels,
-        max_length=options.max_length,
-        pack_images=options.pack_images,
-        packed=None if options.pack_images == "none" else packed.counts(),
-        inputs=tuple(inputs),
-        splits={name: _split(name, so_far) for name, so_far in splits.items()},
-    )
-
-
-def _seen_from(settings: PreprocessSettings, folder: str) -> str:
-    """Where a folder is, seen from the cache, so that both can move together; from or to a URL, where it is."""
-    if storage.is_url(folder):
-        return folder
-    folder = os.path.realpath(folder)
-    return folder if settings.url else os.path.relpath(folder, settings.output.resolve())
-
-
-def _split(name: str, so_far: SplitSoFar) -> Split:
-    tally = so_far.merged()
-    rows = tally.rows
-    shards = tuple(shard.model_copy(update={"path": f"{name}/{shard.path}"}) for shard in so_far.shards)
-    return Split(
-        shards=shards,
-        counts=tally.counts(),
-        num_tokens=int(rows["num_prompt"].sum() + rows["num_completion"].sum()),
-        num_image_tokens=int(rows["num_image_tokens"].sum()),
-        num_completion_tokens=int(rows["num_completion"].sum()),
-        num_images=int(rows["num_images"].sum()),
-        max_num_tokens=int((rows["num_prompt"] + rows["num_completion"]).max()),
-    )
-
-
-def _write_parts(
-    folder: Path,
-    manifest: Manifest,
-    reports: Mapping[str, bytes],
-    splits: Mapping[str, SplitSoFar],
-    names_of_keys: Sequence[str],
-) -> None:
-    """Write all of a cache but its shards, which are there, and its manifest, which comes last. `reports`: by name."""
-    shards = [f"{name}/{shard.path}" for name, so_far in splits.items() for shard in so_far.shards]
-    kept = [*names_of_keys, *(key for so_far in splits.values() for key in so_far.keys)]
-    sweep(folder, [*shards, *(f"{UNITS_NAME}/{name}" for name in kept)])
-    names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
-    write_dataset_files(folder, names, manifest.fingerprint)
-    for name, content in reports.items():
-        write_whole(folder / name, content)
-    with whole_file(folder / REJECTS_NAME) as file:
-        for so_far in splits.values():
-            so_far.copy_rejects(file)

@@ -20,8 +20,9 @@ class Progress:
 
     def __init__(self, title: str, *, enabled: bool = True) -> None:
         self._title = title
+        self._stage = ""
         self._enabled = enabled
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._last_told = time.monotonic()
         self._bar: Bar | None = None
         if enabled and sys.stderr.isatty():
             # Loaded where there is a terminal to draw on, and not otherwise.
@@ -49,15 +50,28 @@ class Progress:
             self._bar.stop()
 
     def advance_to(
-        self, num_read: int, num_dropped: int = 0, share: float | None = None, num_shards: int = 0, num_lost: int = 0
+        self,
+        num_read: int,
+        num_dropped: int = 0,
+        share: float | None = None,
+        num_shards: int = 0,
+        num_lost: int = 0,
+        stage: str = "",
     ) -> None:
         """Say that `num_read` rows are read, `num_dropped` of them dropped, and that this is about `share` of all, 0 to
-        1, None where nobody knows; that work is done on `num_shards`, and that it has failed for `num_lost` of them."""
+        1, None where nobody knows; that work is done on `num_shards`, and that it has failed for `num_lost` of them.
+
+        Where the rows are read more than once, `stage` says what for; its clock starts as the one before it ends.
+        """
         if not self._enabled:
             return
         now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started = stage, self._last_told
+        self._last_told = now
         passed = max(now - self._started, 1e-9)
-        state = f"{num_read:,} rows · {num_read / passed:,.0f} rows/s"
+        state = f"{stage} · " if stage else ""
+        state += f"{num_read:,} rows · {num_read / passed:,.0f} rows/s"
         if num_dropped:
             state += f" · {num_dropped:,} dropped"
         if num_shards:

@@ -1,4 +1,4 @@
-"""What a run has gathered so far, by split and by input file."""
+"""What a run has gathered so far: as a whole, by split and by input file."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import numpy as np
 
+from kto_data.check import CheckSettings, check_dataset
 from kto_data.chunk import Chunk, SourceKind
 from kto_data.column import Column
 from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input
+from kto_data.lost import LOST_CODE
 from kto_data.manifest import InputFile, Shard
 from kto_data.packing import Packed
+from kto_data.rules.facts import DatasetFacts
+from kto_data.run_record import RunRecord
 from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally
 from kto_data.unit import Built
 from kto_data.writing import writing_to
@@ -157,3 +161,45 @@ def share_done(files: Sequence[InputSoFar]) -> float | None:
         return None
     total = sum(one.file.source.num_bytes or 0 for one in files)
     return min(1.0, sum(one.bytes_done() for one in files) / total) if total else None
+
+
+class RunSoFar:
+    """All that the units of a run have given so far."""
+
+    def __init__(
+        self, inputs: Mapping[str, Sequence[Input]], split_names: Iterable[str], folder: Path, *, jobs: int
+    ) -> None:
+        """`inputs`: split -> files. `folder`: where rejected lines are kept meanwhile."""
+        self.record = RunRecord(jobs=jobs)
+        self.splits = {name: SplitSoFar(folder) for name in split_names}
+        self.files = [InputSoFar(name, file) for name, files in inputs.items() for file in files]
+        self.findings = FindingsSoFar()
+        """Those of the run as a whole; after `conclude_findings` all there are."""
+        self.num_dropped = 0
+        self.num_lost = 0
+        """Units that an engine has lost."""
+        self._facts = DatasetFacts()
+
+    @property
+    def num_built(self) -> int:
+        """Units that are done."""
+        return self.record.num_units - self.num_lost
+
+    def add(self, file: InputSoFar, split: str, built: Built) -> None:
+        """Take in the next unit, in the order of the data: part of a chunk of `file`, whose rows go to `split`."""
+        num_rows = sum(built.tally.read.values())
+        file.num_rows += num_rows
+        file.num_units_done += 1
+        file.findings.add(built.findings)
+        self.splits[split].add(built)
+        self._facts.extend(built.facts)
+        self.record.add(built, num_rows)
+        self.num_dropped += sum(built.tally.dropped.values())
+        self.num_lost += any(finding.code == LOST_CODE for finding in built.findings)
+
+    def conclude_findings(self, codes: frozenset[str]) -> None:
+        """Gather the findings of all files in the order of their lines, then those of the rules `codes` about the
+        input as a whole."""
+        for file in self.files:  # of whose chunks the parts come one after the other
+            self.findings.extend(file.findings)
+        self.findings.add(check_dataset(self._facts, CheckSettings(codes=codes)))

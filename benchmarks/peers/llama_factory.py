@@ -6,17 +6,23 @@ python llama_factory.py DATA MODEL TEMPLATE CACHE
 import json
 import sys
 import tempfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 
 def main() -> None:
     data, model, template, cache = sys.argv[1:]
+    do_without_sound()
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
-        columns = {"messages": "messages", "kto_tag": "label", "images": "images"}
+        columns = {"messages": "messages", "kto_tag": "label"}
+        with open(data) as lines:
+            if "images" in json.loads(next(lines)):
+                columns["images"] = "images"
         tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
         entry = {"file_name": str(Path(data).resolve()), "formatting": "sharegpt", "columns": columns, "tags": tags}
         Path(scratch, "dataset_info.json").write_text(json.dumps({"rows": entry}))
@@ -41,6 +47,17 @@ def main() -> None:
         loaded = load_tokenizer(model_args)
         used = get_template_and_fix_tokenizer(loaded["tokenizer"], data_args)
         get_dataset(used, model_args, data_args, training_args, stage="kto", **loaded)
+
+
+def do_without_sound() -> None:
+    """Let LLaMA-Factory, which imports torchaudio whether rows have sounds or not, run beside a CPU torch, where it
+    cannot be loaded."""
+    try:
+        import torchaudio
+    except OSError:
+        torchaudio = ModuleType("torchaudio")
+        torchaudio.__spec__ = ModuleSpec("torchaudio", None)
+        sys.modules["torchaudio"] = torchaudio
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from kto_data.errors import ExitCode, UsageError, require_packages
 from kto_data.policy import Contradictions, Invalid, TooLong
 
 if TYPE_CHECKING:
-    from kto_data.preprocess import PreprocessSettings, Result
+    from kto_data.preprocess import Result
+    from kto_data.recipe import PreprocessSettings
     from kto_data.so_far import FindingsSoFar
 
 DEFAULT_SHARD_ROWS = 16_384
@@ -93,9 +94,9 @@ def preprocess(
     from kto_data.engine.choose import open_engine
     from kto_data.image import PixelBudget
     from kto_data.inputs import common_folder, open_inputs
-    from kto_data.preprocess import PreprocessSettings
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
+    from kto_data.recipe import PreprocessSettings
     from kto_data.storage import is_url
     from kto_data.upload import work_folder
 

@@ -23,7 +23,8 @@ from kto_data.cli import main
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
 from kto_data.manifest import Manifest, read_manifest
-from kto_data.preprocess import PreprocessSettings, preprocess
+from kto_data.preprocess import preprocess
+from kto_data.recipe import PreprocessSettings
 from kto_data.so_far import MAX_FINDINGS
 
 Run = Callable[..., int]
