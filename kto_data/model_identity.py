@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+import orjson
+
 _READERS = ("processor_class", "image_processor_type", "video_processor_type", "_processor_class", "tokenizer")
 """Entries of a processor's settings that say which class, or library version, reads them."""
 
@@ -13,22 +15,23 @@ _READERS = ("processor_class", "image_processor_type", "video_processor_type", "
 def identity(processing_class: Any, tokenizer: Any, *, with_images: bool) -> dict[str, str]:
     """Hashes of all that decides the ids: "tokenizer", "chat_template" and, `with_images`, "image_processor"."""
     template = processing_class.chat_template or tokenizer.chat_template
-    parts = {"tokenizer": _tokenizer_state(tokenizer), "chat_template": json.dumps(template, sort_keys=True)}
+    parts = {"tokenizer": _tokenizer_state(tokenizer), "chat_template": json.dumps(template, sort_keys=True).encode()}
     if with_images:
-        parts["image_processor"] = json.dumps(_settings(processing_class.to_dict()), sort_keys=True, default=str)
-    return {name: hashlib.sha256(state.encode()).hexdigest()[:32] for name, state in parts.items()}
+        settings = json.dumps(_settings(processing_class.to_dict()), sort_keys=True, default=str)
+        parts["image_processor"] = settings.encode()
+    return {name: hashlib.sha256(state).hexdigest()[:32] for name, state in parts.items()}
 
 
-def _tokenizer_state(tokenizer: Any) -> str:
+def _tokenizer_state(tokenizer: Any) -> bytes:
     backend = getattr(tokenizer, "backend_tokenizer", None)  # tokenizers written in Python have none
     if backend is None:
         added = {str(token): index for token, index in tokenizer.get_added_vocab().items()}
-        return json.dumps([tokenizer.get_vocab(), added], sort_keys=True)
-    state = json.loads(backend.to_str())
+        return json.dumps([tokenizer.get_vocab(), added], sort_keys=True).encode()
+    state = orjson.loads(backend.to_str())  # megabytes of vocabulary
     # Left behind by whoever called last; they have no part in the ids of a single text.
     state.pop("truncation", None)
     state.pop("padding", None)
-    return json.dumps(state, sort_keys=True)
+    return orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
 
 
 def _settings(value: Any) -> Any:

@@ -11,6 +11,7 @@ image, and its answer remembered. Nothing here knows a model family.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -189,7 +190,10 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
     template, or an image processor that cannot say what it makes of an image.
     """
     try:
-        from transformers import AutoProcessor
+        if _is_of_texts_alone(model):
+            from transformers import AutoTokenizer as Loader
+        else:
+            from transformers import AutoProcessor as Loader
     except ModuleNotFoundError as error:
         if error.name == "transformers":
             raise MissingExtraError("transformers", extra="preprocess", needed_for="reading a model") from None
@@ -199,7 +203,7 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
     if not os.path.isdir(model) and (os.path.exists(model) or os.path.isabs(model) or str(model).startswith(".")):
         raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
     try:
-        loaded = AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+        loaded = Loader.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     except Exception as error:  # a spoilt file can make anything of it: tokenizers raises `Exception` itself
         if find_spec("torchvision") is None and "torchvision" in str(error).lower():
             raise ModelError(
@@ -214,6 +218,32 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
     processor = Processor(str(model), loaded)
     processor.check_usable()
     return processor
+
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+_OTHER_FILES = ("tokenizer_config.json", "config.json")
+
+
+def _is_of_texts_alone(model: str | Path) -> bool:
+    """Whether nothing in a model folder speaks of more than texts: then its tokenizer is what a processor would be.
+
+    To ask transformers for a processor takes seconds longer, for all the models that it imports first.
+    """
+    folder = Path(model)
+    if not folder.is_dir() or any((folder / name).exists() for name in _PROCESSOR_FILES):
+        return False
+    for name in _OTHER_FILES:
+        try:
+            settings = json.loads((folder / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return False  # whoever loads it says what is wrong with it
+        if not isinstance(settings, dict) or "processor_class" in settings or "auto_map" in settings:
+            return False
+        if any(key.endswith("_config") and key != "quantization_config" for key in settings):
+            return False  # a model made of models, such as one for images and one for texts
+    return True
 
 
 _TORCHVISION_HINT = "pip install torchvision (a build that matches torch), or check the installation"

@@ -1,4 +1,4 @@
-"""Samples to Arrow files, and the files that make a folder of them a dataset: the only home of pyarrow and datasets.
+"""Samples to Arrow files, and the files that make a folder of them a dataset: the only home of pyarrow.
 
 A shard holds the kept rows of one chunk of one input file, in source order. It is written to a temporary name, synced
 and renamed, so that a file with a shard's name is whole.
@@ -140,9 +140,7 @@ def write_dataset_files(folder: Path, splits: Mapping[str, Sequence[str]], finge
 
     `splits` names the shard files of each split, relative to the split's folder.
     """
-    from datasets import Features
-
-    features = Features.from_arrow_schema(SCHEMA).to_dict()
+    features = {column.name: _feature(column.type) for column in SCHEMA}
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
     for split, names in splits.items():
         state: dict[str, Any] = {
@@ -157,6 +155,15 @@ def write_dataset_files(folder: Path, splits: Mapping[str, Sequence[str]], finge
         write_whole(folder / split / "dataset_info.json", _json(info))
         write_whole(folder / split / "state.json", _json(state))
     write_whole(folder / "dataset_dict.json", _json({"splits": list(splits)}))
+
+
+def _feature(type: pa.DataType) -> dict[str, Any]:
+    """A type of `SCHEMA` in the spelling of `datasets`, which takes longer to import than a small cache to make."""
+    if pa.types.is_list(type):
+        return {"feature": _feature(type.value_type), "_type": "List"}
+    if pa.types.is_struct(type):
+        return {field.name: _feature(field.type) for field in type}
+    return {"dtype": str(type), "_type": "Value"}
 
 
 def _json(value: object) -> bytes:
