@@ -249,6 +249,25 @@ def test_standard_input_cannot_be_read_twice(
     assert f"{options[0]} reads its input twice" in capsys.readouterr().err
 
 
+def test_the_first_pass_tells_how_far_it_is(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "all.jsonl", [says(f"{i}?", "Yes.") for i in range(25)])
+    told: list[tuple[int, float | None]] = []
+    allot(
+        AllotSettings(eval_fraction=0.3),
+        open_inputs([str(data)]),
+        CheckSettings(image_root=tmp_path),
+        rows_per_chunk=10,
+        jobs=1,
+        folder=tmp_path / "building",
+        caches=(),
+        progress=lambda num_rows, share: told.append((num_rows, share)),
+    )
+    assert [num_rows for num_rows, _ in told] == [10, 20, 25]
+    shares = [share or 0 for _, share in told]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] == 1
+
+
 def test_a_file_that_changes_between_the_passes_is_not_parted_by_what_it_was(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "all.jsonl", [says(f"{i}?", "Yes.") for i in range(20)])
     (entry,) = open_inputs([str(data)])

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TinyModel
-from transformers import InternVLProcessor, LlavaNextProcessor, LlavaProcessor, ProcessorMixin, Qwen2VLProcessor
+from transformers import (
+    AutoProcessor,
+    InternVLProcessor,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    ProcessorMixin,
+    Qwen2VLProcessor,
+)
 
 from kto_data.errors import ModelError
 from kto_data.processor import Processor, load_processor
@@ -236,3 +243,27 @@ def test_sizes_that_are_refused_prove_nothing_about_the_count(tiny_model: TinyMo
         with pytest.raises(ValueError, match="height"):
             processor.image_span(size)
     assert processor.image_span((64, 48)) == load_processor(tiny_model("pixtral")).image_span((64, 48))
+
+
+@pytest.mark.parametrize("family", ["text", "llama3", "gemma"])
+def test_a_text_model_is_read_as_transformers_would_read_any(tiny_model: TinyModel, family: str) -> None:
+    read, expected = (
+        load_processor(tiny_model(family)).processing_class,
+        AutoProcessor.from_pretrained(tiny_model(family)),
+    )
+    assert type(read) is type(expected)
+    assert read.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
+    assert read.chat_template == expected.chat_template
+
+
+def test_a_text_model_is_read_without_the_classes_of_processors(tiny_model: TinyModel) -> None:
+    steps = (
+        "import sys; from kto_data.processor import load_processor; load_processor(sys.argv[1]); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", steps, str(tiny_model("text"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"transformers.processing_utils", "datasets"}.isdisjoint(done.stdout.split())

@@ -36,3 +36,17 @@ def test_on_a_terminal_there_is_a_bar_and_lines_are_said_above_it() -> None:
 def test_without_a_terminal_there_are_lines_alone() -> None:
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
     assert done.stderr == "before the first step\nsaid [on] the way\nafter it\n"
+
+
+def test_a_reading_for_a_purpose_of_its_own_is_told_as_such() -> None:
+    steps = (
+        "from kto_data import progress as module\n"
+        "module._SECONDS_BETWEEN_LINES = 0\n"
+        "told = module.Progress('preprocess')\n"
+        "told.advance_to(1000, 0, 0.5, stage='first pass')\n"
+        "told.advance_to(10, 2, 0.5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", steps], capture_output=True, text=True, check=True)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("preprocess: first pass · 1,000 rows · ")
+    assert second.startswith("preprocess: 10 rows · ")
