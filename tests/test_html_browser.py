@@ -11,16 +11,20 @@ from typing import Any
 
 import pytest
 from balances import large_report
-from conftest import NO_BROWSER
+from conftest import NO_BROWSER, make_image
 from outcomes import HOSTILE, clean_validation, full_validation, outcome_of
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from kto_data.decode import Decoded, Piece, PieceKind
+from kto_data.encode import Encoded, ImageRef
 from kto_data.report.balance.formats import FORMATS as BALANCE_FORMATS
 from kto_data.report.balance.model import BalanceReport
+from kto_data.report.cached_rows import ImagePlaces, ShownRow, rows_page
 from kto_data.report.formats import FORMATS
 from kto_data.report.outcome import Outcome
+from kto_data.shard import CachedRow
 
 WIDTHS = (1280, 360)
 _CONTRAST = """
@@ -70,14 +74,33 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
         path.write_text(BALANCE_FORMATS["html"](report), encoding="utf-8")
         return Report(path, json.loads(BALANCE_FORMATS["json"](report)))
 
+    def write_rows(name: str, words: str) -> Report:
+        path = folder / f"{name}.html"
+        rows = [shown_row(number, words) for number in range(4)]
+        path.write_text(rows_page("cache", rows, ImagePlaces(folder, folder / "images", "none")), encoding="utf-8")
+        return Report(path, {"rows": len(rows), "pictures": len(rows)})
+
+    make_image(folder / "red.png", 64, 48)
     hostile = full_validation(folder, 2_000, words=lambda rule, number: HOSTILE * 20, pointer=f"/{HOSTILE * 20}")
     return {
         "clean": write("clean", outcome_of(clean_validation(folder))),
         "full": write("full", outcome_of(full_validation(folder))),
         "hostile": write("hostile", outcome_of(hostile)),
         "balance": write_balance("balance", large_report()),
+        "rows": write_rows("rows", "What is in this picture?"),
+        "hostile rows": write_rows("hostile rows", HOSTILE.replace("\ud800", "") * 20),
         "hostile balance": write_balance("hostile balance", large_report(HOSTILE.replace("\ud800", ""))),
     }
+
+
+def shown_row(number: int, words: str) -> ShownRow:
+    """A row of a cache with two images, one of them there, and the same words in all that content may reach."""
+    images = (ImageRef("red.png", "0", 64, 48, 12), ImageRef(words, "1", 2000, 1000, 5_000))
+    special = Piece(PieceKind.SPECIAL, "<|im_start|>")
+    prompt = (special, *(Piece(PieceKind.IMAGE, "", image) for image in images), Piece(PieceKind.TEXT, words))
+    completion = (Piece(PieceKind.TEXT, f"line one\n\n    {words}\n{'x' * 3_000}"), special)
+    row = CachedRow(Encoded([0] * 5_020, [1] * 30, images, num_cut=0), number % 2 == 0, words, number, words)
+    return ShownRow(split="train", number=number, row=row, decoded=Decoded(prompt, completion))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +140,7 @@ def visible_rules(chrome: Chrome) -> list[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["clean", "full", "hostile", "balance", "hostile balance"])
+@pytest.mark.parametrize("name", ["clean", "full", "hostile", "balance", "hostile balance", "rows", "hostile rows"])
 def test_no_error_no_request_no_scrolling_sideways(
     chrome: Chrome, reports: dict[str, Report], name: str, width: int
 ) -> None:
@@ -166,6 +189,31 @@ def test_the_balance_is_that_of_the_json_report(chrome: Chrome, reports: dict[st
     look_at(chrome, reports["hostile balance"])
     assert chrome.title == "Label balance · ktodata preprocess"
     assert chrome.find_elements(By.CSS_SELECTOR, "script, img, [onerror]") == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_of_a_cache_are_shown_with_their_images_in_place(
+    chrome: Chrome, reports: dict[str, Report], width: int
+) -> None:
+    look_at(chrome, reports["rows"], width)
+    rows = chrome.find_elements(By.CSS_SELECTOR, ".row")
+    assert len(rows) == reports["rows"].numbers["rows"]
+    pictures = chrome.find_elements(By.CSS_SELECTOR, ".row img")
+    assert len(pictures) == reports["rows"].numbers["pictures"]
+    assert all(picture.get_property("naturalWidth") for picture in pictures)  # each of them could be decoded
+    prompt, completion = rows[0].find_elements(By.CSS_SELECTOR, "pre")
+    places = [prompt.text.index(text) for text in ("<|im_start|>", "red.png", "5,000 tokens", "not found")]
+    assert places == sorted(places)
+    assert completion.text.splitlines()[:3] == ["line one", "", "    What is in this picture?"]
+    labels = [badge.text for badge in chrome.find_elements(By.CSS_SELECTOR, ".row .badge")]
+    assert labels == ["desirable", "undesirable"] * 2
+
+
+def test_script_in_a_row_of_a_cache_does_not_run(chrome: Chrome, reports: dict[str, Report]) -> None:
+    look_at(chrome, reports["hostile rows"])
+    assert chrome.title == "4 rows · ktodata inspect"
+    assert chrome.find_elements(By.CSS_SELECTOR, "script, [onerror]") == []
+    assert "<script>" in chrome.find_element(By.CSS_SELECTOR, ".row pre").text
 
 
 def test_script_that_slips_through_is_not_run_either(
@@ -236,7 +284,7 @@ def test_a_link_to_a_rule_opens_it(chrome: Chrome, reports: dict[str, Report]) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["clean", "full", "balance"])
+@pytest.mark.parametrize("name", ["clean", "full", "balance", "rows"])
 def test_text_stands_out_from_its_background(
     chrome: Chrome, reports: dict[str, Report], name: str, scheme: str
 ) -> None:
