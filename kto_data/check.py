@@ -65,6 +65,7 @@ class CheckSettings:
     model: Path | None = None  # a tokenizer or processor folder
     trust_remote_code: bool = False
     max_length: int | None = None  # tokens of a whole sample
+    fast_after: int | None = None  # see `TextIds`; where it is given, a run may end with a `WrongIdsError`
     batch_size: int | None = None  # samples a device, of the training to come
     train_config: Path | None = None
     has_eval_split: bool = False

@@ -32,6 +32,7 @@ from kto_data.processor import Processor, load_processor
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
 from kto_data.rules.tokens import TokenFacts, as_defect
+from kto_data.text_ids import TextIds, WrongIdsError
 
 RECORDS_AT_ONCE = 256  # records whose texts are tokenized in one call
 
@@ -56,11 +57,16 @@ class ModelChecker:
         self._of_other_stages = {code for code in settings.codes if _RULES[code].stage is not Stage.TOKENS}
         self._unwanted = {code for code in DEFAULT_CODES - settings.codes if _RULES[code].stage is not Stage.RUN}
         processor = the_processor(settings.model, settings.trust_remote_code)
+        processor.text_ids = self._text_ids = TextIds(processor.tokenizer, fast_after=settings.fast_after)
         self._encoder = Encoder(processor, max_length=settings.max_length)
         self._checkers: list[LineChecker] = []
 
     def check(self, lines: Iterable[Line], layout: Layout) -> Iterator[MeasuredLine]:
-        """Every line with its findings, in order."""
+        """Every line with its findings, in order.
+
+        Raises `WrongIdsError` where the tokens of some line may have been counted wrongly, of these lines or of others
+        before them.
+        """
         checker = self._checker(layout)
         for batch in batches(map(checker.check, checker.ahead(lines)), RECORDS_AT_ONCE):
             # Images that were not looked at have no size: then nothing can be said of tokens.
@@ -78,6 +84,8 @@ class ModelChecker:
             for checked, is_measured in zip(batch, measured, strict=True):
                 of_line = [(item, next(answers) if is_measured else None) for item in checked.samples]
                 yield self._measured(checked, of_line)
+        if self._text_ids.has_erred:
+            raise WrongIdsError(self._text_ids.engine)
 
     def _checker(self, layout: Layout) -> LineChecker:
         for checker in self._checkers:

@@ -51,7 +51,8 @@ def validate(
 ) -> Validation:
     """Check all records of all inputs, then what only all together can show.
 
-    Raises `InputError` when a file cannot be read, or there is no record in any of them.
+    Raises `InputError` when a file cannot be read, or there is no record in any of them, and `WrongIdsError`
+    where tokens may have been counted wrongly: then with `fast_after` None they would not be.
     """
     counts: dict[str, RuleCount] = {}
     triage = triage or Triage()

@@ -13,8 +13,8 @@ import typer
 
 from kto_data.commands import options
 from kto_data.commands.fix import FixOptions, fixing, show_diff
+from kto_data.commands.judge import judge
 from kto_data.commands.output import (
-    is_redacted,
     make_outcome,
     planned_reports,
     print_summary,
@@ -24,14 +24,14 @@ from kto_data.commands.output import (
 )
 from kto_data.commands.places import image_folder, refuse_shared
 from kto_data.errors import ExitCode, InputError, UsageError
-from kto_data.finding import Finding, Severity
+from kto_data.finding import Severity
 
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
-    from kto_data.inputs import Excerpt, Input
+    from kto_data.commands.gate import Sieve
+    from kto_data.inputs import Input
     from kto_data.settings import Effective, ValidateSettings
     from kto_data.triage import Triage
-    from kto_data.validation import Validation
 
 _STDOUT = Path("-")
 _BYTES_WORTH_A_PROCESS = 16_000_000  # under it, starting processes takes longer than checking
@@ -189,13 +189,16 @@ def _report(
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
     if excerpt.text:
         say(excerpt.text)
-    sieve = make_sieve(
-        settings, inputs=inputs, check=check, config_file=effective.config_file, write_to=write_baseline, jobs=jobs
-    )
+
+    def make() -> Sieve:
+        return make_sieve(
+            settings, inputs=inputs, check=check, config_file=effective.config_file, write_to=write_baseline, jobs=jobs
+        )
+
     with opened(settings.output_file, sys.stderr if to_stderr else sys.stdout) as output:
         # Lines that need nothing but their finding are printed as they come.
         stream = output if settings.output_format == "concise" and not settings.statistics else None
-        validation = _run(inputs, excerpt, check, sieve.triage, jobs, settings, stream)
+        sieve, validation = judge(inputs, excerpt, check, make, jobs, settings, stream)
         failed = validation.fails(Severity(settings.fail_level)) and write_baseline is None
         exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
         names = {settings.output_format, *(name for name, _ in planned)}
@@ -252,38 +255,6 @@ def _planned_batch_size(train_config: Path | None) -> int | None:
     from kto_data.training import read_train_plan
 
     return read_train_plan(train_config).batch_size if train_config is not None else None
-
-
-def _run(
-    inputs: Sequence[Input],
-    excerpt: Excerpt,
-    check: CheckSettings,
-    triage: Triage,
-    jobs: int,
-    settings: ValidateSettings,
-    stream: TextIO | None,
-) -> Validation:
-    from kto_data.engine.choose import open_engine
-    from kto_data.progress import Progress
-    from kto_data.report.text import concise_line
-    from kto_data.validate import validate as run
-
-    def listen(findings: Sequence[Finding]) -> None:
-        if stream is not None:
-            shown = (finding.redacted() for finding in findings) if is_redacted(settings) else findings
-            stream.writelines(f"{concise_line(finding)}\n" for finding in shown)
-
-    with (
-        # On Ray it is the cluster, not the size of the data, that says how many jobs there are.
-        open_engine(
-            settings.engine, jobs=jobs if settings.engine == "local" else settings.jobs, address=settings.ray_address
-        ) as (engine, num_jobs),
-        Progress("validate", enabled=not settings.quiet and settings.progress == "auto") as progress,
-    ):
-        return run(
-            inputs, check, excerpt=excerpt, triage=triage, jobs=num_jobs, engine=engine, listen=listen,
-            progress=progress.advance_to,
-        )  # fmt: skip
 
 
 def worthwhile_jobs(inputs: Sequence[Input], processors: int) -> int:

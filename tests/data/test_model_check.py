@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyModel, make_image, make_record, write_jsonl
+from conftest import TinyModel, make_image, make_record, model_that_fastokens_misreads, write_jsonl
 
 from kto_data.check import DEFAULT_CODES, CheckSettings
 from kto_data.cli import main
@@ -16,6 +16,9 @@ from kto_data.errors import ModelError
 from kto_data.finding import Finding, Severity
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
+from kto_data.model_check import RECORDS_AT_ONCE
+from kto_data.report.text import concise_line
+from kto_data.text_ids import FAST_AFTER_CHARS, WrongIdsError
 from kto_data.validate import validate
 from kto_data.validation import Validation
 
@@ -136,3 +139,19 @@ def test_a_template_that_drops_a_message_is_told_of(tiny_model: TinyModel, tmp_p
     (finding,) = [f for f in found if f.code == "KTO505"]
     assert (finding.location.line, finding.location.pointer) == (2, "/messages/0")
     assert finding.message == "the chat template leaves out text of message 1 (system)"
+
+
+def test_where_fastokens_is_found_wrong_nothing_is_said_that_rests_on_it(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_that_fastokens_misreads(tiny_model("text"), tmp_path / "model")
+    # Text enough for fastokens to be taken up, rows that it may be wrong about, and at last one that shows it.
+    plain = [turns(f"Say {number}.", "word " * (FAST_AFTER_CHARS // 1_000)) for number in range(2 * RECORDS_AT_ONCE)]
+    odd = [turns(f"Count to {number}.", "\U00010107" * 30) for number in range(RECORDS_AT_ONCE)]
+    path = write_jsonl(tmp_path / "data.jsonl", plain + odd)
+    with pytest.raises(WrongIdsError):
+        check(path, model=model, max_length=MAX_LENGTH, fast_after=0)
+    _, expected = check(path, model=model, max_length=MAX_LENGTH)
+    options = ["--max-length", str(MAX_LENGTH), "--output-format", "concise", "--exit-zero", "-q"]
+    assert main(["validate", str(path), "--model", str(model), *options]) == 0
+    assert capsys.readouterr().out.splitlines() == [concise_line(finding) for finding in expected]

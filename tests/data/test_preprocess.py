@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 
 import datasets
 import pytest
-from conftest import TinyModel, make_image, make_record, write_jsonl
+from conftest import TinyModel, make_image, make_record, model_that_fastokens_misreads, write_jsonl
 
 from kto_data.build import BuildSettings
 from kto_data.cli import main
@@ -290,18 +289,7 @@ def test_the_cache_has_the_same_bytes_with_and_without_fastokens(
 def test_where_fastokens_is_found_wrong_all_is_made_anew_without_it(
     tiny_model: TinyModel, tmp_path: Path, mixed: Path
 ) -> None:
-    model = shutil.copytree(tiny_model("text"), tmp_path / "model")
-    settings = json.loads((model / "tokenizer.json").read_bytes())
-    # Numerals of scripts beyond the probed ranges are word characters to one library alone.
-    odd = {
-        "type": "Split",
-        "pattern": {"Regex": r"(?=[\x{10000}-\x{1DFFF}])\w"},
-        "behavior": "Removed",
-        "invert": False,
-    }
-    before = settings["pre_tokenizer"]
-    settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [odd, *before.get("pretokenizers", [before])]}
-    (model / "tokenizer.json").write_text(json.dumps(settings))
+    model = model_that_fastokens_misreads(tiny_model("text"), tmp_path / "model")
     rows = [text_record(f"plain {number}") for number in range(4)] + [text_record("Aegean one: \U00010107!")]
     data = write_jsonl(tmp_path / "train.jsonl", rows)
     assert preprocess_by(str(model), data, tmp_path / "with", 0).startswith("tokenizers")
