@@ -3,9 +3,10 @@
     python -m benchmarks.preprocess --set-up                     LLaMA-Factory in an environment of its own, once
     python -m benchmarks.preprocess --model DIR [--data REAL.jsonl] [--quick] [--modes text,throughput,…]
 
-All are whole processes on the same rows, and each is run twice, on many rows and on few: the difference is what rows
-cost, the run on few is the start-up. Ratios are of CPU time, of all processes of a command, so that they hold on a
-busy machine; those of `throughput` are of wall time and want a quiet one. `--model` is a folder with a tokenizer, a
+All are whole processes on rows of the same making, and each is run twice, on many rows and on few: the difference is
+what rows cost, the run on few is the start-up. Where a row costs ktodata far less than its start-up, it is given more
+of them. Ratios are of CPU time, of all processes of a command, so that they hold on a busy machine; those of
+`throughput` are of wall time and want a quiet one. `--model` is a folder with a tokenizer, a
 chat template and an image processor; without it a tiny random model is made, and LLaMA-Factory, which knows no such
 model, is left out.
 """
@@ -18,6 +19,7 @@ import os
 import platform
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ ENVIRONMENT_VARIABLES = {
     "OMP_NUM_THREADS": "1",  # torch's: those that wait for each other take CPU time for nothing
     "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "interpreter"))),  # torchvision beside a CPU torch
 }
+_TIMES_MORE_ROWS = 20  # with images, for ktodata: a row of its costs a thousandth of its start-up
 FEW = 8  # rows of the run that stands for the start-up
 SIZES = {"images-640x480": ((640, 640), (480, 480)), "images-1-2-megapixels": ((1000, 1600), (1000, 1250))}
 
@@ -51,6 +54,25 @@ class Cost:
     cpu: float  # seconds
     memory: int  # kB that the largest of its processes held
     cache_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command on many rows and on `FEW`."""
+
+    num_rows: int
+    many: Cost
+    few: Cost
+
+    @property
+    def cpu_a_row(self) -> float:
+        """Seconds, start-up left out."""
+        return (self.many.cpu - self.few.cpu) / (self.num_rows - FEW)
+
+    @property
+    def bytes_a_row(self) -> float:
+        """What a row takes in the cache; 0 where there is none."""
+        return self.many.cache_bytes / self.num_rows
 
 
 def main() -> int:
@@ -118,15 +140,19 @@ class Bench:
                 file.write(json.dumps({**row, "messages": messages}, ensure_ascii=False) + "\n")
         return path
 
-    def images(self, mode: str, count: int) -> Path:
-        """A file of rows with one photo each, all photos different."""
+    def images(self, mode: str, count: int, photos: int) -> Path:
+        """A file of rows with one photo each, every photo a file of its own, of `photos` different contents."""
         path = self.scratch / mode / f"rows-{count}.jsonl"
         path.parent.mkdir(exist_ok=True)
         with path.open("w") as file:
             for number in range(count):
                 image = path.with_name(f"{number}.jpg")
                 if not image.exists():
-                    draw_photo(image, number, *SIZES[mode])
+                    first = path.with_name(f"{number % photos}.jpg")
+                    if not first.exists():
+                        draw_photo(first, number, *SIZES[mode])
+                    if first != image:
+                        shutil.copyfile(first, image)
                 asked = {"role": "user", "content": f"<image>What is in picture {number}? Describe it in one sentence."}
                 answer = {"role": "assistant", "content": f"A wooden table with {number} apples and a glass of water."}
                 row = {"messages": [asked, answer], "label": number % 2 == 0, "images": [image.name]}
@@ -153,27 +179,35 @@ class Bench:
 
 
 def compare_texts(bench: Bench) -> None:
-    many, few = bench.texts(3_000 if bench.quick else 20_000), bench.texts(FEW)
-    text, both = str(bench.text_model), (many, few)
-    runs = {"ktodata": [bench.ktodata(data, bench.text_model) for data in both]}
-    runs["TRL _prepare_dataset"] = [bench.peer("trl_prepare", str(data), text) for data in both]
+    count, text = 3_000 if bench.quick else 20_000, str(bench.text_model)
+    many, few = bench.texts(count), bench.texts(FEW)
+
+    def run(measure: Callable[[Path], Cost]) -> Run:
+        return Run(count, measure(many), measure(few))
+
+    runs = {"ktodata": run(lambda data: bench.ktodata(data, bench.text_model))}
+    runs["TRL _prepare_dataset"] = run(lambda data: bench.peer("trl_prepare", str(data), text))
     if bench.with_llama_factory:
-        runs["LLaMA-Factory"] = [bench.llama_factory(data) for data in both]
-    show(runs, with_cache=True)
+        runs["LLaMA-Factory"] = run(bench.llama_factory)
+    show(runs)
 
 
 def compare_images(mode: str) -> Callable[[Bench], None]:
     def compare(bench: Bench) -> None:
-        count = 100 if bench.quick else 500
-        both = (bench.images(mode, count), bench.images(mode, FEW))
-        # Ours on rows enough to be told from its start-up.
-        runs = {"ktodata": [bench.ktodata(data, bench.model) for data in both]}
-        runs["the model's processor"] = [
-            bench.peer("processor_rows", str(data), str(bench.model), with_cache=False) for data in both
-        ]
+        photos = 100 if bench.quick else 500
+
+        def run(count: int, measure: Callable[[Path], Cost]) -> Run:
+            many, few = (bench.images(mode, number, photos) for number in (count, FEW))
+            return Run(count, measure(many), measure(few))
+
+        model = str(bench.model)
+        runs = {"ktodata": run(photos * _TIMES_MORE_ROWS, lambda data: bench.ktodata(data, bench.model))}
+        runs["the model's processor"] = run(
+            photos, lambda data: bench.peer("processor_rows", str(data), model, with_cache=False)
+        )
         if bench.with_llama_factory:
-            runs["LLaMA-Factory"] = [bench.llama_factory(data) for data in both]
-        show(runs, with_cache=True)
+            runs["LLaMA-Factory"] = run(photos, bench.llama_factory)
+        show(runs)
 
     return compare
 
@@ -207,14 +241,14 @@ MODES: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def show(runs: dict[str, list[Cost]], *, with_cache: bool) -> None:
+def show(runs: dict[str, Run]) -> None:
     ours = runs["ktodata"]
     print("  (times of ktodata's)     CPU of rows   CPU of start-up   wall of start-up   bytes of the cache")
-    for name, (many, few) in runs.items():
-        rows = (many.cpu - few.cpu) / (ours[0].cpu - ours[1].cpu)
-        cache = f"{many.cache_bytes / ours[0].cache_bytes:10.1f}" if with_cache and many.cache_bytes else "         -"
-        start = f"{few.cpu / ours[1].cpu:13.1f} {few.wall / ours[1].wall:18.1f}"
-        print(f"  {name:<24} {rows:11.1f} {start} {cache:>20}")
+    for name, run in runs.items():
+        rows = run.cpu_a_row / ours.cpu_a_row
+        cache = f"{run.bytes_a_row / ours.bytes_a_row:10.1f}" if run.bytes_a_row else "         -"
+        start = f"{run.few.cpu / ours.few.cpu:13.1f} {run.few.wall / ours.few.wall:18.1f}"
+        print(f"  {name:<24} {rows:11.1f} {start} {cache:>20}", flush=True)
 
 
 def measured(command: list[str], cache: str) -> Cost:
