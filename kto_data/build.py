@@ -30,7 +30,7 @@ from kto_data.policy import CONTRADICTION_CODE, Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.rejects import reject_entry
 from kto_data.rules.facts import ChunkFacts
-from kto_data.shard import CachedRow, read_images, write_shard
+from kto_data.shard import CachedRow, ShardWriter, read_images
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError
 from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
@@ -106,7 +106,7 @@ class Builder:
             self._build_batch(batch, output)
         if self._text_ids.has_erred:
             raise WrongIdsError(self._text_ids.engine)
-        shard = write_shard(unit.folder, unit.name, output.rows) if output.rows else None
+        shard = output.shard.write(unit.folder, unit.name) if output.shard.num_rows else None
         return Built(
             shard,
             output.tally.finish(),
@@ -168,7 +168,7 @@ class Builder:
             assert isinstance(answer, Encoded)
             record = item.record
             record_id = None if record.id is None else str(record.id)
-            output.rows.append(CachedRow(answer, record.label, line.path, line.number, record_id))
+            output.shard.add(CachedRow(answer, record.label, line.path, line.number, record_id))
             output.tally.keep(record, answer)
 
 
@@ -178,7 +178,7 @@ class _Output:
     def __init__(self, path: str, contradicting: frozenset[Line]) -> None:
         self._contradicting = contradicting
         self.facts = ChunkFacts(path)
-        self.rows: list[CachedRow] = []
+        self.shard = ShardWriter()
         self.tally = TallyBuilder()
         self.findings: list[Finding] = []
         self.rejects: list[bytes] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,18 +93,46 @@ def _lists(ids: Sequence[list[int]]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
 
 
-def write_shard(folder: Path, name: str, rows: Sequence[CachedRow]) -> Shard:
-    """Write `rows` to `folder/name`, whole or not at all; the path in the answer is `name`.
+class ShardWriter:
+    """Takes the rows of a shard as they come. Of all but the last thousand it holds what will be in the file alone: ids
+    as Python has them take ten times as much."""
 
-    Raises `InputError` when the disk is full or the folder cannot be written to.
-    """
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for start in range(0, len(rows), _ROWS_PER_BATCH):
-            writer.write_batch(_batch(rows[start : start + _ROWS_PER_BATCH]))
-    content = sink.getvalue().to_pybytes()
-    write_whole(folder / name, content)
-    return Shard(path=name, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    def __init__(self) -> None:
+        self._sink = pa.BufferOutputStream()
+        self._writer = pa.ipc.new_stream(self._sink, SCHEMA)
+        self._rows: list[CachedRow] = []
+        self.num_rows = 0
+
+    def add(self, row: CachedRow) -> None:
+        """Take in the next row."""
+        self._rows.append(row)
+        self.num_rows += 1
+        if len(self._rows) == _ROWS_PER_BATCH:
+            self._flush()
+
+    def write(self, folder: Path, name: str) -> Shard:
+        """Write all rows to `folder/name`, whole or not at all; the path in the answer is `name`. No row comes after.
+
+        Raises `InputError` when the disk is full or the folder cannot be written to.
+        """
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        content = self._sink.getvalue().to_pybytes()
+        write_whole(folder / name, content)
+        return Shard(path=name, rows=self.num_rows, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    def _flush(self) -> None:
+        self._writer.write_batch(_batch(self._rows))
+        self._rows = []
+
+
+def write_shard(folder: Path, name: str, rows: Iterable[CachedRow]) -> Shard:
+    """Write `rows` as a `ShardWriter` does."""
+    writer = ShardWriter()
+    for row in rows:
+        writer.add(row)
+    return writer.write(folder, name)
 
 
 def read_rows(path: Path, start: int = 0) -> Iterator[CachedRow]:
