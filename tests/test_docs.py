@@ -9,7 +9,7 @@ import generate
 import pytest
 import typer
 
-from kto_data.cli import build_app, main
+from kto_data.cli import COMMANDS, build_app, main
 from kto_data.rules import ALL_RULES
 from kto_data.schema import SCHEMAS, schema_text
 
@@ -54,6 +54,26 @@ def test_a_rule_is_explained_by_its_code(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["rule", "KTO305"]) == 0
     assert "Placeholders and images must agree in number." in capsys.readouterr().out
     assert main(["rule", "KTO999"]) == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_made_ready_alone_is_what_it_is_among_all(name: str) -> None:
+    alone, among_all = (
+        typer.main.get_command(app).commands  # type: ignore[attr-defined]  # both are groups
+        for app in (build_app(command=name), build_app())
+    )
+    assert list(alone) == [name]
+    described = [
+        [(p.name, p.opts, p.default, p.required, getattr(p, "help", None)) for p in commands[name].params]
+        for commands in (alone, among_all)
+    ]
+    assert described[0] == described[1]
+
+
+def test_what_is_no_command_of_ours_is_looked_for_among_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validat"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+    assert main(["train", "--help"]) == 0
 
 
 def test_every_command_and_option_has_help() -> None:
