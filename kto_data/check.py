@@ -136,6 +136,8 @@ class LineChecker:
         self._clean_kinds: dict[tuple[str | int, ...], bool] = {}
         self._is_clean = lru_cache(maxsize=_IMAGES_REMEMBERED)(self._is_clean_anew)
         self._root = lru_cache(self._find_root)
+        # Whether rules look at more of a sound image than its header and its suffix.
+        self._looks_closer = settings.images is ImageCheck.DECODE or not settings.codes.isdisjoint(_PATH_CODES)
 
     def check(self, line: Line) -> CheckedLine:
         """All findings of the row and image rules about `line`, in the order of their codes, and its records."""
@@ -230,8 +232,7 @@ class LineChecker:
     def _is_clean_anew(self, given: str, root: str) -> bool:
         found = self._probe(given, root)
         header = found.header
-        looks_closer = self.settings.images is ImageCheck.DECODE or not self.settings.codes.isdisjoint(_PATH_CODES)
-        if header is None or found.status is not ProbeStatus.OK or looks_closer:
+        if header is None or found.status is not ProbeStatus.OK or self._looks_closer:
             return next(self._image_defects(found), None) is None
         # Of an image that is whole the rules judge the header and the suffix, and many images are alike in both.
         kind = (
