@@ -31,16 +31,30 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc]  # transformers has no
         self.output = output
 
     def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, *, model: torch.nn.Module, train_dataloader: Any, **kwargs: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        *,
+        model: torch.nn.Module,
+        optimizer: Any,
+        train_dataloader: Any,
+        **kwargs: Any,
     ) -> None:
         """Look at the gradient. In half precision it may overflow: the scaler then leaves the step out by itself.
 
-        Where gradients are not torch's own (DeepSpeed), what is logged has to do.
+        DeepSpeed keeps gradients to itself and has taken its step by now, or left it out: then its norm is looked at,
+        before anything is logged or saved.
         """
-        if not args.fp16 and not _is_finite_norm(p.grad for p in model.parameters() if p.grad is not None):
-            step = state.global_step + 1
-            rows = self.rows.of(step, step)
-            raise self._diverged("gradient", f"step {step}", rows, train_dataloader.dataset, _cause(model))
+        if args.fp16:
+            return
+        norm = _norm_of_deepspeed(optimizer)
+        is_finite = _is_finite_norm(p.grad for p in model.parameters() if p.grad is not None)
+        if is_finite and (norm is None or (norm >= 0 and math.isfinite(norm))):
+            return
+        step = state.global_step + 1
+        cause = _cause(model) if norm is None else ""
+        raise self._diverged("gradient", f"step {step}", self.rows.of(step, step), train_dataloader.dataset, cause)
 
     def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Look at what was logged."""
@@ -77,6 +91,13 @@ def _lost_references(rows: list[int], dataset: Dataset) -> list[int]:
         return []
     values = dataset.select_columns(columns).select(rows)
     return [row for row, value in zip(rows, values, strict=True) if not all(map(math.isfinite, value.values()))]
+
+
+def _norm_of_deepspeed(optimizer: Any) -> float | None:
+    """The norm of the whole gradient as DeepSpeed found it, which for one that is not finite may be -1; else None."""
+    within = getattr(optimizer, "optimizer", optimizer)  # accelerate puts a wrapper around it
+    norm = getattr(within, "_global_grad_norm", None)
+    return None if norm is None else float(norm)
 
 
 def _is_finite_norm(tensors: Iterable[torch.Tensor]) -> bool:

@@ -20,7 +20,9 @@ from kto_train.step_rows import StepRows
 ROWS = StepRows(groups_of(12, 4), seed=0, groups_per_step=1)
 
 
-def look(folder: Path, *, gradient: float, fp16: bool = False, **lost: int) -> None:
+def look(
+    folder: Path, *, gradient: float, fp16: bool = False, norm_of_deepspeed: float | None = None, **lost: int
+) -> None:
     """The guard's look at a model whose gradient is `gradient`, before step 3; `lost`: a column and its lost row."""
     model = torch.nn.Linear(2, 1)
     model.weight.grad = torch.tensor([[1.0, gradient]])
@@ -34,6 +36,7 @@ def look(folder: Path, *, gradient: float, fp16: bool = False, **lost: int) -> N
         state(2),
         None,
         model=model,
+        optimizer=SimpleNamespace(optimizer=SimpleNamespace(_global_grad_norm=norm_of_deepspeed)),
         train_dataloader=SimpleNamespace(dataset=Dataset.from_list(values)),
     )
 
@@ -46,6 +49,13 @@ def test_a_finite_gradient_passes(tmp_path: Path) -> None:
 def test_one_element_that_is_not_finite_stops_the_step(gradient: float, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"step 3: the gradient is not finite; rows .*an overflow on these rows"):
         look(tmp_path, gradient=gradient)
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf, -1.0])
+def test_what_deepspeed_says_of_its_gradient_stops_the_run(norm: float, tmp_path: Path) -> None:
+    look(tmp_path, gradient=1.0, norm_of_deepspeed=3.5)
+    with pytest.raises(DivergedError, match="step 3: the gradient is not finite"):
+        look(tmp_path, gradient=1.0, norm_of_deepspeed=norm)
 
 
 @pytest.mark.parametrize("column", [REF_LOGPS, REF_KL_LOGPS])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from kto_data.cli import main
 from kto_data.errors import ConfigError, ExitCode
 from kto_train import launch
+from kto_train.checkpoint import last_whole
 from kto_train.launch import Machines, machines_for
 
 
@@ -96,6 +97,19 @@ def test_deepspeed_trains_to_the_same_weights(text_cache: Path, tiny_model: Tiny
     for strategy in ("z2", "z3"):
         apart = {name: float((value - found[strategy][name]).abs().max()) for name, value in found["null"].items()}
         assert max(apart.values()) < 1e-6, (strategy, apart)
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_under_deepspeed_stops_before_a_checkpoint_of_it(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Though what the step would have logged comes later."""
+    output = tmp_path / "run"
+    settings = [f"--set={setting}" for setting in ("deepspeed=z3", "kto.save_steps=1", "kto.logging_steps=4")]
+    options = ("--max-steps", "4", "--learning-rate", "1e30", *settings)
+    assert main(command(text_cache, tiny_model("text"), output, *options)) == ExitCode.USAGE
+    assert "error: step 2: the gradient is not finite; rows " in capfd.readouterr().err
+    assert last_whole(output) == (output / "checkpoint-1", [])
 
 
 def test_what_is_wrong_with_a_config_is_said_once(
