@@ -11,7 +11,7 @@ PYLINT_SARIF := 0.2.1
 SOURCES := kto_data kto_train tests examples benchmarks docs cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format generated contract bench fuzz clean
+.PHONY: help install demo test check lint format generated contract families bench fuzz clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -71,6 +71,11 @@ contract: install  ## two rows through each supported version of TRL and transfo
 	  test -d .envs/$$name || $(PIP) install --quiet --no-deps --target .envs/$$name "$${name%-*}==$${name##*-}.*" || exit 1; \
 	  PYTHONPATH=.envs/$$name $(BIN)/pytest tests/train/test_contract.py || exit 1; \
 	done
+
+# Tests go on with two families on two processes; this goes on with all of them.
+families: install $(VENV)/torchvision/installed-$(TORCHVISION)  ## each image and text family resumed on two processes, full and LoRA
+	folder=$$(mktemp -d); PYTHONPATH=examples:tests:tests/train $(BIN)/python tests/train/two_processes.py $$folder; \
+	  code=$$?; rm -rf $$folder; exit $$code
 
 bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
+from transformers.integrations import deepspeed
 
 from kto_data.errors import ModelError, first_line
 from kto_train.strategy import freeze_weights
@@ -123,10 +124,23 @@ def _build(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     architecture = getattr(transformers, name, None)
     if architecture is None:
         raise ModelError(f"transformers has no architecture {name}")
-    with no_init_weights():
+    with no_init_weights(), _in_one_piece():
         model = architecture._from_config(config, dtype=dtype)
     model.tie_weights()
     return model
+
+
+@contextmanager
+def _in_one_piece() -> Iterator[None]:
+    """Where ZeRO-3 is asked for, transformers would spread what it builds over the ranks: nothing is left to count."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    asked = None if reference is None else reference()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if asked is not None:
+            deepspeed.set_hf_deepspeed_config(asked)
 
 
 @contextmanager

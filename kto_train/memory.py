@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 ACTIVATION_ERROR = 0.3
 """Share by which activations may be off, either way."""
 
+COUNT_ERROR = 0.02
+"""Share by which weights, gradients and the optimizer's states may be off; under ZeRO-3 weights are a bound, which
+counts those that are gathered while they compute."""
+
 _STATE_TENSORS = {"sgd": 0, "adafactor": 0, "lion": 1, "rmsprop": 1, "adagrad": 1}
 """Tensors as large as the weights that an optimizer keeps, by how its name begins; Adam's kind keeps two."""
 _USUAL_LORA = {"r": 16}
@@ -223,7 +227,8 @@ def memory_table(estimator: Estimator, batch: BatchShape, setup: Setup, *, lora:
         found = estimator.estimate(of_batch, of_setup)
         numbers = (getattr(found, name) / 2**30 for name in names)
         yield f"{title:<22}" + "".join(f"{number:>{width}.1f}" for number, width in zip(numbers, widths, strict=True))
-    yield f"activations ± {ACTIVATION_ERROR:.0%}; not counted: the device's own context, and what lies unused between"
+    counted = f"weights, gradients, optimizer ± {COUNT_ERROR:.0%}, activations ± {ACTIVATION_ERROR:.0%}"
+    yield f"{counted}; not counted: the device's context, gaps"
 
 
 def _variants(batch: BatchShape, setup: Setup, lora: LoraConfig) -> Iterator[tuple[str, BatchShape, Setup]]:

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+import zero_memory
 from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from peft import LoraConfig
 from test_loss_equality import make_args
 from transformers import AutoConfig, TrainerCallback
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import deepspeed_config
+from two_processes import start
 
 from kto_data.errors import ModelError
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, load_cache
-from kto_train.footprint import BatchShape, count_adapter
+from kto_train.footprint import BatchShape, count_adapter, count_kept, count_weights
 from kto_train.memory import ACTIVATION_ERROR, Estimator, Setup, largest_batch, memory_table
 
 pytestmark = pytest.mark.slow
@@ -102,6 +106,34 @@ def test_weights_gradients_and_optimizer_are_those_of_a_real_step(
     assert parts.gradients == pytest.approx(counted.gradients + counted.unused, rel=0.01)
     assert parts.optimizer == pytest.approx(sum(state.nbytes for state in states) + states_of_unused, rel=0.01)
     assert parts.reference == pytest.approx(sum(weight.nbytes for weight in reference), rel=0.01)
+
+
+@pytest.mark.parametrize("stage", ["z2", "z3"])
+def test_what_deepspeed_spreads_over_two_ranks_is_estimated_to_the_byte(
+    stage: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = make_cache(tmp_path, tiny_model("text"), text_records(8))
+    done = start(zero_memory.__file__, stage, str(tiny_model("text")), str(cache), str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_zero_3_is_asked_for_the_whole_model_is_counted(tiny_model: TinyModel) -> None:
+    config = AutoConfig.from_pretrained(tiny_model("llava"))
+    shape = {"dtype": torch.float32, "compute_dtype": torch.float32, "checkpointing": False}
+    expected = count_weights(config), count_kept(config, BATCH, **shape)
+    asked = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    assert (count_weights(config), count_kept(config, BATCH, **shape)) == expected
+    assert deepspeed_config() is asked.config
+
+
+def test_with_checkpointing_what_a_forward_keeps_is_within_the_error_that_is_told(make_trainer: Any) -> None:
+    """Of text: for images the estimate is of the worst moment alone, one block of the vision tower recomputed."""
+    trainer = make_trainer("text", gradient_checkpointing=True)
+    _, batch = estimated(trainer)
+    config = AutoConfig.from_pretrained(trainer.model.config._name_or_path)
+    kept = count_kept(config, batch, dtype=torch.float32, compute_dtype=torch.float32, checkpointing=True)
+    trainer.model.gradient_checkpointing_enable()  # as `train` does first
+    assert kept.text == pytest.approx(saved_bytes(trainer, batch), rel=ACTIVATION_ERROR)
 
 
 @pytest.mark.parametrize("family", ["text", "llava", "gemma3"])

@@ -23,9 +23,9 @@ from kto_train.config import TrainConfig, write_config
 
 pytestmark = pytest.mark.slow
 
-STEPS = 120
-SAVE_STEPS = 40
-KILLED_AT = 80  # far from where a run is stopped that gets a signal once its first step is told
+STEPS = 60
+SAVE_STEPS = 20
+KILLED_AT = 40  # far from where a run is stopped that gets a signal once its first step is told
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 MODULE = ("-m", "kto_train")
 

@@ -1,13 +1,18 @@
 """What is checked on two ranks, in one start of `torchrun`: a process of its own imports for longer than it trains.
 
 `prepare` makes the models and caches in FOLDER beforehand. A check that fails ends the program with its traceback.
+
+    python tests/train/two_processes.py FOLDER      every family, full and LoRA, gone on with: `make families`
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import conftest  # noqa: F401  (the environment of the tests)
@@ -15,15 +20,18 @@ import numpy as np
 import tiny_models
 import torch
 from accelerate import PartialState
-from test_loss_equality import REFERENCES, Case, assert_equals_stock
-from test_resume import assert_same_run
+from test_loss_equality import REFERENCES, TRAINED, Case, assert_equals_stock
+from test_resume import assert_same_run, drawn_cache, trained
 from transformers import TrainerCallback
 
+from kto_train import load_cache
 from kto_train.checkpoint import flaw
 from kto_train.reference import as_values
 from kto_train.stopping import StopSignals
 
 RANK = int(os.environ.get("RANK", "0"))
+RESUMED = (("gemma3", False), ("qwen2_5_vl", True))
+"""Families that every run of the tests goes on with, and whether an adapter is trained."""
 
 
 def prepare(folder: Path) -> None:
@@ -33,6 +41,22 @@ def prepare(folder: Path) -> None:
         Case(family, models / family, folder / family, "full")
     Case("text", models / "text", folder / "reference", "full")
     Case("text", models / "text", folder / "stopped", "full")
+    prepare_families(folder, [family for family, _ in RESUMED])
+
+
+def prepare_families(folder: Path, families: Iterable[str]) -> None:
+    for family in families:
+        model = folder / "models" / family
+        if not model.exists():
+            tiny_models.build(family, model)
+        drawn_cache(family, model, folder / "resumed" / family, 12)
+
+
+def start(*command: str) -> subprocess.CompletedProcess[str]:
+    """A program of the tests, with its arguments, on two ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=1800, env=environment)
 
 
 def main(folder: Path) -> None:
@@ -41,6 +65,17 @@ def main(folder: Path) -> None:
     check_equality(folder / "qwen2_5_vl", models)
     check_an_unfinished_reference_is_gone_on_with(folder / "reference", models)
     check_a_signal_to_one_rank_stops_both(folder / "stopped", models)
+    for family, lora in RESUMED:
+        check_a_resumed_run_ends_where_an_unbroken_one_does(folder, family, lora=lora)
+
+
+def check_a_resumed_run_ends_where_an_unbroken_one_does(folder: Path, family: str, *, lora: bool) -> None:
+    root = folder / "resumed" / family
+    runs = root / ("lora" if lora else "full")
+    model, cache = folder / "models" / family, load_cache(root / "cache")
+    whole = trained(model, cache, runs / "whole", lora=lora, save_steps=1)
+    resume = runs / "whole" / "checkpoint-1"
+    assert_same_run(trained(model, cache, runs / "again", lora=lora, save_steps=1, resume=resume), whole)
 
 
 def check_equality(folder: Path, models: Path) -> None:
@@ -100,5 +135,30 @@ class Signal(TrainerCallback):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def go_on_with_every_family(folder: Path) -> None:
+    """What is wrong with one is told, and the others are looked at all the same."""
+    wrong = []
+    for family, lora in product(TRAINED, (False, True)):
+        name = f"{family}, {'LoRA' if lora else 'full'}"
+        try:
+            check_a_resumed_run_ends_where_an_unbroken_one_does(folder, family, lora=lora)
+        except AssertionError as error:
+            wrong.append(name)
+            print(f"rank {RANK}: {name}: {error}", flush=True)
+        else:
+            print(f"rank {RANK}: {name}: the same to the bit", flush=True)
+    if wrong:
+        raise SystemExit(f"not gone on with as it was: {', '.join(wrong)}")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    given = Path(sys.argv[1])
+    if "RANK" not in os.environ:
+        prepare_families(given, TRAINED)
+        done = start(__file__, str(given), "every")
+        print("\n".join(line for line in done.stdout.splitlines() if line.startswith("rank")))
+        raise SystemExit(done.stderr if done.returncode else 0)
+    if "every" in sys.argv:
+        go_on_with_every_family(given)
+    else:
+        main(given)
