@@ -185,12 +185,17 @@ def _distinct(values: NDArray[Any]) -> NDArray[Any]:
     return distinct
 
 
-def _sorted(values: NDArray[Any]) -> NDArray[Any]:
-    """A sorted copy."""
+def copy_of(values: NDArray[Any]) -> NDArray[Any]:
+    """A copy, on disk where it is large."""
     import numpy as np
 
     copy: NDArray[Any] = np.frombuffer(room(values.nbytes), values.dtype) if len(values) else values.copy()
     copy[:] = values
+    return copy
+
+
+def _sorted(values: NDArray[Any]) -> NDArray[Any]:
+    copy = copy_of(values)
     copy.sort()
     return copy
 

@@ -19,7 +19,7 @@ from kto_data.distribution import Distribution, Separation, distribution, group_
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.pairing import microbatches
 from kto_data.policy import CONTRADICTION_CODE
-from kto_data.repeats import Keys
+from kto_data.repeats import Keys, copy_of
 from kto_data.report.balance.model import (
     BalanceReport,
     Band,
@@ -74,7 +74,7 @@ def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> S
         sources=tuple(sources[:_NUM_SOURCES]),
         num_sources=len(sources),
         other_sources=_sum_of(sources[_NUM_SOURCES:]),
-        tokens={"desirable": _tokens(rows[label]), "undesirable": _tokens(rows[~label])},
+        tokens={"desirable": _tokens(rows, label), "undesirable": _tokens(rows, ~label)},
         completion_tokens=length,
         row_tokens=_by_label(rows["num_prompt"] + rows["num_completion"], label),
         images=images,
@@ -188,11 +188,11 @@ def _inside(low: float, high: float) -> float:
 # -- what rows are like
 
 
-def _tokens(rows: np.ndarray) -> Tokens:
+def _tokens(rows: np.ndarray, wanted: NDArray[np.bool_]) -> Tokens:
     return Tokens(
-        prompt=int(rows["num_prompt"].sum()),
-        completion=int(rows["num_completion"].sum()),
-        image=int(rows["num_image_tokens"].sum()),
+        prompt=int(rows["num_prompt"][wanted].sum()),
+        completion=int(rows["num_completion"][wanted].sum()),
+        image=int(rows["num_image_tokens"][wanted].sum()),
     )
 
 
@@ -223,7 +223,7 @@ def _shortcuts(by_property: Mapping[str, Separation | None]) -> tuple[Shortcut, 
 
 
 def _keys(numbers: _Keys, labels: bytes) -> Keys:
-    return Keys(np.array(numbers, np.uint64).data, labels)
+    return Keys(copy_of(numbers).data, labels)
 
 
 def _top_completions(completions: Keys, texts: Mapping[int, str]) -> Iterator[RepeatedCompletion]:
