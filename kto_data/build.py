@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kto_data import __version__, image_file
-from kto_data.check import CheckedLine, CheckSettings, LineChecker, note_shape
+from kto_data.check import CheckedLine, CheckSettings, LineChecker
 from kto_data.choices import PackImages
 from kto_data.chunk import Line
 from kto_data.clean import Gate
@@ -25,6 +25,7 @@ from kto_data.formats import Layout
 from kto_data.image import ImageCheck, PixelBudget
 from kto_data.manifest import FORMAT_VERSION, fingerprint
 from kto_data.model_check import RECORDS_AT_ONCE, as_sample, batches, refusal
+from kto_data.noting import note_shape
 from kto_data.packing import Packed, Packer, UndecodableError
 from kto_data.policy import CONTRADICTION_CODE, Invalid, TooLong
 from kto_data.processor import Processor, load_processor

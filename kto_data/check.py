@@ -5,7 +5,6 @@ Line ─▶ LineChecker ─▶ CheckedLine(findings, samples)
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,22 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
-
 from kto_data import near, remote_image, storage
 from kto_data.chunk import Line
-from kto_data.digest import SampleDigest, file_digest, message_text, record_digest
-from kto_data.errors import KtoDataError
-from kto_data.finding import Finding, Location, Severity
+from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, ImageProbe, PixelBudget, ProbeStatus, probe
-from kto_data.json_array import is_too_large
-from kto_data.row import Row, SyntaxProblem, encodable
+from kto_data.row import Row, SyntaxProblem
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import AnyRule, Defect, Requirement, Stage
-from kto_data.rules.facts import ChunkFacts, ConfigFacts, Crash, DatasetFacts, ImageFacts, RowImages
-from kto_data.rules.run import rule_crashed
-from kto_data.rules.split import ImageFile, Shape
+from kto_data.rules.facts import ConfigFacts, DatasetFacts, ImageFacts, RowImages
+from kto_data.ruling import dataset_findings, row_finding, run_rule
 from kto_data.training import read_train_plan
 
 if TYPE_CHECKING:
@@ -39,11 +32,6 @@ if TYPE_CHECKING:
 _LISTED_A_ROW = 100  # findings of one rule: more of one record than a person would read
 _IMAGES_REMEMBERED = 50_000  # a worker's memory of images: some 30 MB
 _LINES_AHEAD = 256  # lines whose images are asked for together where each is a request
-
-_CODES_OF_FILES = frozenset({"KTO603", "KTO612"})
-_CODES_OF_TEXTS = frozenset({"KTO602"})
-CODES_OF_WHOLE_RECORDS = _CODES_OF_FILES | _CODES_OF_TEXTS
-"""Rules about the dataset that need more of each record than numbers: for them each record is read whole."""
 
 _PATH_CODES = frozenset({"KTO216"})
 """Rules about sound images that look at the whole path, not at its suffix and the header alone."""
@@ -253,51 +241,14 @@ class LineChecker:
         return probe(given, root, self.settings.images)
 
 
-def note(checked: CheckedLine, facts: ChunkFacts, codes: frozenset[str] = frozenset()) -> None:
-    """Add what the dataset rules need to know of a line to the facts of its chunk; `codes`: the selected rules."""
-    note_shape(checked, facts)
-    for sample in checked.samples:
-        record = sample.record
-        digest, length, shape = describe(record)
-        facts.add_sample(digest, checked.line.number, length, shape)
-        for found in sample.probes:
-            if found.header is not None:
-                facts.add_image(record.label, found.header.pixels)
-        if not codes.isdisjoint(_CODES_OF_FILES):
-            for found in sample.probes:
-                # Without a header nobody has looked at the file: it may be none, or lie outside the root.
-                is_seen = found.status is ProbeStatus.OK and found.header is not None
-                content = file_digest(found.tried) if is_seen else None
-                if content is not None:
-                    place = (checked.line.number, checked.line.path)
-                    facts.add_file(found.tried, ImageFile(content, found.given, *place))
-        if not codes.isdisjoint(_CODES_OF_TEXTS) and near.is_available():
-            prompt = "\x1f".join(map(message_text, record.prompt))  # ASCII unit separator
-            facts.signatures.extend(near.signature(prompt, record.images, message_text(record.completion)))
-
-
-def describe(record: Record) -> tuple[SampleDigest, int, Shape]:
-    """What the dataset rules need to know of a record: its digest, the characters of its completion, its shape."""
-    shape = Shape(record.label, len(record.messages), len(record.images), record.source or "")
-    return record_digest(record), len(message_text(record.completion)), shape
-
-
-def note_shape(checked: CheckedLine, facts: ChunkFacts) -> None:
-    """Add what a line says of the whole input, its samples left out: its format, and images that are not mapped."""
-    if checked.format:
-        facts.add_format(checked.format, checked.line.number)
-    if checked.unmapped_images:
-        facts.add_unmapped(checked.line.number)
-
-
 def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:
     """The findings about all records together, the column mapping and the training's config: what a run says after
     its last line. Raises `ConfigError` where that config cannot be read."""
     config = _config_facts(facts, settings)
     for rule in settings.rules(Stage.CONFIG):
-        yield from _dataset_findings(rule, config, facts)
+        yield from dataset_findings(rule, config, facts)
     for rule in settings.rules(Stage.DATASET):
-        yield from _dataset_findings(rule, facts, facts)
+        yield from dataset_findings(rule, facts, facts)
 
 
 def _config_facts(facts: DatasetFacts, settings: CheckSettings) -> ConfigFacts:
@@ -323,66 +274,6 @@ def _first_of_each(found: Iterable[tuple[AnyRule, Defect]]) -> Iterator[tuple[An
             further.setdefault(rule.code, (rule, defect))
     for code, (rule, defect) in further.items():
         yield rule, Defect(f"{counts[code] - _LISTED_A_ROW:,} more of these in this record", severity=defect.severity)
-
-
-def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]:
-    """What a rule finds about its subject, each with the rule that says so; an exception in it becomes a finding of
-    KTO902, so that it neither ends the run nor passes for a sound record."""
-    try:
-        for defect in rule.check(subject):
-            yield rule, defect
-    except (MemoryError, KtoDataError):  # nothing that the rule is to blame for
-        raise
-    except Exception as error:  # whatever a rule may raise is that rule's fault, and told as such
-        for defect in rule_crashed.check(Crash(rule.code, error)):
-            yield rule_crashed, defect
-
-
-def row_finding(rule: AnyRule, defect: Defect, row: Row) -> Finding:
-    """The finding that `rule` makes of a defect of one row."""
-    line, pointer = row.line, row.user_pointer(defect.pointer)
-    location = Location(path=line.path, line=line.number, byte_offset=line.byte_offset, pointer=pointer)
-    return as_finding(rule, defect, location, row)
-
-
-def as_finding(rule: AnyRule, defect: Defect, location: Location, row: Row | None = None) -> Finding:
-    """The finding that `rule` makes of `defect`."""
-    return Finding(
-        code=rule.code,
-        severity=defect.severity or rule.severity,
-        location=location,
-        message=encodable(defect.message),
-        record_id=row.record_id if row else None,
-        row_hash=row.row_hash if row else None,
-        fingerprint=_fingerprint(rule.code, location, row),
-        quotes=tuple(map(encodable, defect.quotes)),
-        data=tuple((name, encodable(value) if isinstance(value, str) else value) for name, value in defect.data),
-    )
-
-
-def _dataset_findings(rule: AnyRule, subject: object, facts: DatasetFacts) -> Iterator[Finding]:
-    for found_by, defect in run_rule(rule, subject):
-        path = defect.path or facts.first_path  # of a rule that crashed nothing better is known
-        yield as_finding(found_by, defect, Location(path=path, line=defect.line, pointer=defect.pointer))
-
-
-def _fingerprint(code: str, location: Location, row: Row | None) -> str:
-    """32 hex digits that stay the same while rows are moved about, or written with other spaces or order of keys.
-
-    A finding about the whole dataset goes by its file's name, since nothing else of it lasts.
-    """
-    subject = os.path.basename(location.path).encode(errors="replace") if row is None else _canonical(row.line.raw)
-    return hashlib.blake2b(f"{code}\n{location.pointer}\n".encode() + subject, digest_size=16).hexdigest()
-
-
-@lru_cache(maxsize=1)  # a line with one finding often has several
-def _canonical(raw: bytes) -> bytes:
-    if is_too_large(raw):
-        return raw
-    try:
-        return orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS)
-    except (orjson.JSONEncodeError, orjson.JSONDecodeError):
-        return raw
 
 
 def _is_blank(row: Row) -> bool:

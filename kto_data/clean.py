@@ -19,7 +19,7 @@ import msgspec
 import orjson
 from msgspec import UNSET
 
-from kto_data.check import CODES_OF_WHOLE_RECORDS, CheckedLine, CheckedRecord, LineChecker
+from kto_data.check import CheckedLine, CheckedRecord, LineChecker
 from kto_data.chunk import Block, Line
 from kto_data.digest import SampleDigest, add_text, as_json, prompt_digest, seed_of
 from kto_data.fields import IMAGE_PLACEHOLDER
@@ -27,6 +27,7 @@ from kto_data.formats import Format
 from kto_data.frames import Frame, find_frame
 from kto_data.json_array import MAX_COMMAS
 from kto_data.marks import count_delimiters, find_beginnings
+from kto_data.noting import CODES_OF_WHOLE_RECORDS
 from kto_data.row import Row
 from kto_data.rules.base import Stage
 from kto_data.rules.chat import MAY_FOLLOW, is_blank

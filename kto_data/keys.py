@@ -21,12 +21,13 @@ import numpy as np
 import xxhash
 
 from kto_data import __version__, image_file
-from kto_data.check import CheckSettings, LineChecker, describe
+from kto_data.check import CheckSettings, LineChecker
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate
 from kto_data.column import Column, Kind
 from kto_data.digest import SampleDigest, fresh_file_digest
 from kto_data.formats import Layout
+from kto_data.noting import describe
 from kto_data.storage import FileState
 from kto_data.unit import NOT_OURS, UNITS_NAME, content_key
 from kto_data.writing import write_whole, writing_to

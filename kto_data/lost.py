@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kto_data.check import as_finding
 from kto_data.chunk import Chunk
 from kto_data.finding import Finding, Location
 from kto_data.rules.facts import Lost
 from kto_data.rules.run import rows_lost
+from kto_data.ruling import as_finding
 
 LOST_CODE = rows_lost.code
 

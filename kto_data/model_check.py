@@ -20,8 +20,6 @@ from kto_data.check import (
     CheckedRecord,
     CheckSettings,
     LineChecker,
-    row_finding,
-    run_rule,
 )
 from kto_data.chunk import Line
 from kto_data.encode import Encoded, Encoder, ImageRef, Refused, Sample
@@ -32,6 +30,7 @@ from kto_data.processor import Processor, load_processor
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
 from kto_data.rules.tokens import TokenFacts, as_defect
+from kto_data.ruling import row_finding, run_rule
 from kto_data.text_ids import TextIds, WrongIdsError
 
 RECORDS_AT_ONCE = 256  # records whose texts are tokenized in one call

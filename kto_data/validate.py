@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from kto_data.check import CheckSettings, LineChecker, as_finding, check_dataset, note
+from kto_data.check import CheckSettings, LineChecker, check_dataset
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate, Sifted
 from kto_data.engine import local
@@ -20,11 +20,13 @@ from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.inputs import ALL_ROWS, Excerpt, Input
 from kto_data.lost import lost_rows
+from kto_data.noting import note
 from kto_data.rules import ALL_RULES
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
 from kto_data.rules.files import LINE_ENDING_CODES
 from kto_data.rules.run import findings_truncated
 from kto_data.rules.suppression import unused_suppression
+from kto_data.ruling import as_finding
 from kto_data.survey import survey
 from kto_data.triage import Triage
 from kto_data.validation import InputCount, RuleCount, Validation

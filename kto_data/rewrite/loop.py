@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from kto_data.check import CheckedLine, CheckSettings, LineChecker, as_finding
+from kto_data.check import CheckedLine, CheckSettings, LineChecker
 from kto_data.chunk import Line
 from kto_data.clean import Gate
 from kto_data.errors import InputError
@@ -23,6 +23,7 @@ from kto_data.row import Row, SyntaxProblem
 from kto_data.rules.base import Defect
 from kto_data.rules.files import unmapped_images
 from kto_data.rules.schema import utf8_bom
+from kto_data.ruling import as_finding
 
 
 @dataclass(slots=True)

@@ -11,11 +11,12 @@ import orjson
 import pytest
 from conftest import make_image, make_record
 
-from kto_data.check import CheckedRecord, CheckSettings, LineChecker, check_dataset, note
+from kto_data.check import CheckedRecord, CheckSettings, LineChecker, check_dataset
 from kto_data.chunk import Line
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Format, Layout
 from kto_data.image import ImageCheck, ProbeStatus
+from kto_data.noting import note
 from kto_data.record import Record
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage

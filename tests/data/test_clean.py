@@ -15,12 +15,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_rules import CASES, FIXTURES, run_case
 
-from kto_data.check import CheckSettings, LineChecker, describe
+from kto_data.check import CheckSettings, LineChecker
 from kto_data.chunk import Block, Line
 from kto_data.clean import KNOWN_RULES, Gate, Sifted
 from kto_data.formats import Format, Layout
 from kto_data.image import ImageCheck
 from kto_data.marks import line_ends
+from kto_data.noting import describe
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
 

@@ -10,7 +10,7 @@ from conftest import make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kto_data.check import describe
+from kto_data.noting import describe
 from kto_data.record import Record
 from kto_data.remarks import remarks
 from kto_data.rules.facts import ChunkFacts, DatasetFacts, rounded_area

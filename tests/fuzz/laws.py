@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from kto_data.check import CheckSettings, LineChecker, check_dataset, describe, note
+from kto_data.check import CheckSettings, LineChecker, check_dataset
 from kto_data.chunk import Line
 from kto_data.clean import Gate
 from kto_data.errors import KtoDataError
@@ -15,6 +15,7 @@ from kto_data.finding import Finding, Severity
 from kto_data.formats import Format, Layout
 from kto_data.image import ImageCheck, load_upright, probe
 from kto_data.inputs import Input
+from kto_data.noting import describe, note
 from kto_data.report.text import Paint, concise_line, full_report
 from kto_data.rules import ALL_RULES
 from kto_data.rules.facts import ChunkFacts, DatasetFacts
