@@ -49,6 +49,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def of_rows(self, num_read: int, share: float | None, num_lost: int) -> None:
+        """What `advance_to` says, where rows are read and none is made into anything."""
+        self.advance_to(num_read, share=share, num_lost=num_lost)
+
     def advance_to(
         self,
         num_read: int,

@@ -7,11 +7,12 @@ Every rule looks at every record. Findings are handed to `listen` as they come; 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kto_data.check import CheckSettings, LineChecker, check_dataset
-from kto_data.chunk import Chunk
+from kto_data.chunk import Chunk, SourceKind
 from kto_data.clean import Gate, Sifted
 from kto_data.engine import local
 from kto_data.engine.contract import Engine, Work
@@ -19,7 +20,7 @@ from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
 from kto_data.inputs import ALL_ROWS, Excerpt, Input
-from kto_data.lost import lost_rows
+from kto_data.lost import LOST_CODE, lost_rows
 from kto_data.noting import note
 from kto_data.rules import ALL_RULES
 from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
@@ -36,8 +37,9 @@ _ROWS_PER_CHUNK = 2_000  # some megabytes: enough to make the way to a worker an
 Listen = Callable[[Sequence[Finding]], None]
 """Told the findings of a run of rows, in order."""
 
-Progress = Callable[[int], None]
-"""Told the number of rows read so far."""
+Progress = Callable[[int, float | None, int], None]
+"""Told the number of rows read so far, about what share of all that is, where it is known, and how many pieces of work
+an engine has lost."""
 
 
 def validate(
@@ -49,7 +51,7 @@ def validate(
     jobs: int = 1,
     engine: Engine = local.run,
     listen: Listen = lambda findings: None,
-    progress: Progress = lambda num_rows: None,
+    progress: Progress = lambda num_rows, share, num_lost: None,
 ) -> Validation:
     """Check all records of all inputs, then what only all together can show.
 
@@ -60,7 +62,8 @@ def validate(
     triage = triage or Triage()
     read = {entry.source.path: InputCount(entry.source.path, split=entry.split) for entry in inputs}
     facts = DatasetFacts(settings.batch_size)
-    num_rows = 0
+    num_rows = num_lost = 0
+    reach = _Reach(inputs if excerpt is ALL_ROWS else ())
     if settings.model is not None:  # a model that cannot be loaded is told of here, not by a worker that dies
         from kto_data.model_check import the_processor
 
@@ -69,7 +72,7 @@ def validate(
         _check_unit, _start, (settings,),
         is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None, if_lost=_lost,
     )  # fmt: skip
-    for report in engine(work, _units(inputs, excerpt), jobs=jobs):
+    for report in engine(work, reach.drawn(_units(inputs, excerpt)), jobs=jobs):
         facts.extend(report.facts)
         entry = read[report.facts.path]
         entry.num_rows += report.num_rows
@@ -79,7 +82,8 @@ def validate(
         if findings:
             listen(findings)
         num_rows += report.num_rows
-        progress(num_rows)
+        num_lost += any(finding.code == LOST_CODE for finding in report.findings)
+        progress(num_rows, reach.after_next(), num_lost)
     if not num_rows:
         raise InputError("there are no rows, only blank lines", hint="check that whatever wrote the data was finished")
     order = {path: index for index, path in enumerate(read)}
@@ -158,6 +162,28 @@ class _ChunkReport:
     num_rows_ok: int
     findings: tuple[Finding, ...]
     facts: ChunkFacts
+
+
+class _Reach:
+    """How far a run is, by the bytes of the chunks that are done."""
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        """`inputs`: all that is to be read; none where that is not known."""
+        can_tell = all(entry.source.kind in (SourceKind.JSONL, SourceKind.JSON) for entry in inputs)
+        self._num_all = sum(entry.source.num_bytes or 0 for entry in inputs) if can_tell else 0
+        self._num_done = 0
+        self._under_way: deque[int] = deque()
+
+    def drawn(self, units: Iterable[_Unit]) -> Iterator[_Unit]:
+        """The units, as they are."""
+        for unit in units:
+            self._under_way.append(unit.chunk.byte_stop - unit.chunk.byte_start)
+            yield unit
+
+    def after_next(self) -> float | None:
+        """The share of all, 0 to 1, now that one more unit is done; None where it is not known."""
+        self._num_done += self._under_way.popleft()
+        return min(1.0, self._num_done / self._num_all) if self._num_all else None
 
 
 def _lost(unit: _Unit) -> _ChunkReport:

@@ -79,5 +79,5 @@ def _run(
     ):
         return run(
             inputs, check, excerpt=excerpt, triage=triage, jobs=num_jobs, engine=engine, listen=listen,
-            progress=progress.advance_to,
+            progress=progress.of_rows,
         )  # fmt: skip

@@ -137,7 +137,7 @@ def _stats(settings: ValidateSettings, output_format: str, output_file: Path | N
     jobs = settings.jobs or worthwhile_jobs(inputs, local.default_jobs())
     with opened(output_file, sys.stdout) as output:
         with Progress("stats", enabled=not settings.quiet and settings.progress == "auto") as progress:
-            found = validate(inputs, check, excerpt=excerpt, jobs=jobs, progress=progress.advance_to)
+            found = validate(inputs, check, excerpt=excerpt, jobs=jobs, progress=progress.of_rows)
         if output_format == "json":
             output.write(stats_of(found.survey).model_dump_json(indent=2) + "\n")
             return

@@ -276,9 +276,17 @@ def test_rules_come_worst_first_then_by_number(tmp_path: Path) -> None:
 
 def test_progress_tells_the_rows_of_all_files(tmp_path: Path) -> None:
     paths = [str(write_jsonl(tmp_path / name, balanced(3))) for name in ("a.jsonl", "b.jsonl")]
-    told: list[int] = []
-    validate(open_inputs(paths), OFF, progress=told.append)
-    assert told == [3, 6]
+    told: list[tuple[int, float | None, int]] = []
+    validate(open_inputs(paths), OFF, progress=lambda *numbers: told.append(numbers))
+    assert told == [(3, 0.5, 0), (6, 1.0, 0)]
+
+
+def test_what_share_is_done_is_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(write_jsonl(tmp_path / "a.jsonl", balanced(3)).read_bytes()))
+    told: list[float | None] = []
+    validate(open_inputs([str(path)]), OFF, progress=lambda num_rows, share, num_lost: told.append(share))
+    assert told == [None]
 
 
 def test_data_without_rows_is_an_input_error(tmp_path: Path) -> None:
