@@ -20,11 +20,13 @@ def quiet_libraries() -> Iterator[None]:
     verbosity = transformers.utils.logging.get_verbosity()
     packing = logging.getLogger("bitsandbytes")  # says of each layer of each step that it casts what it is given
     level = packing.level
+    deepspeed = logging.getLogger("DeepSpeed")  # says on standard output, when it is imported, what device there is
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)
         transformers.utils.logging.set_verbosity_error()
         packing.setLevel(logging.ERROR)
+        deepspeed.addFilter(_is_error)  # a level would be set anew by the import
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
         try:
@@ -32,8 +34,13 @@ def quiet_libraries() -> Iterator[None]:
         finally:
             transformers.utils.logging.set_verbosity(verbosity)
             packing.setLevel(level)
+            deepspeed.removeFilter(_is_error)
             transformers.utils.logging.enable_progress_bar()
             datasets.enable_progress_bars()
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager

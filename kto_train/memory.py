@@ -221,11 +221,12 @@ def memory_table(estimator: Estimator, batch: BatchShape, setup: Setup, *, lora:
     names = [*(part.name for part in fields(Parts)), "total"]
     widths = [max(8, len(name) + 1) for name in names]
     images = f", {batch.patches:,} patches" if batch.patches else ""
-    yield f"memory     GiB a device, estimated for the largest batch: {batch.rows} x {batch.tokens:,} tokens{images}"
+    found = [(title, estimator.estimate(*asked)) for title, *asked in _variants(batch, setup, lora)]
+    unit, num_bytes = ("GiB", 2**30) if max(parts.total for _, parts in found) >= 2**30 else ("MiB", 2**20)
+    yield f"memory     {unit} a device, estimated for the largest batch: {batch.rows} x {batch.tokens:,} tokens{images}"
     yield f"{'':22}" + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
-    for title, of_batch, of_setup in _variants(batch, setup, lora):
-        found = estimator.estimate(of_batch, of_setup)
-        numbers = (getattr(found, name) / 2**30 for name in names)
+    for title, parts in found:
+        numbers = (getattr(parts, name) / num_bytes for name in names)
         yield f"{title:<22}" + "".join(f"{number:>{width}.1f}" for number, width in zip(numbers, widths, strict=True))
     counted = f"weights, gradients, optimizer ± {COUNT_ERROR:.0%}, activations ± {ACTIVATION_ERROR:.0%}"
     yield f"{counted}; not counted: the device's context, gaps"

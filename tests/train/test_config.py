@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from peft import LoraConfig
 from trl import KTOConfig
 
@@ -131,3 +133,12 @@ def test_good_fields_pass() -> None:
 
 def test_an_unknown_key_without_a_neighbour_is_told_alone() -> None:
     assert unknown_key("zzz", ["alpha", "beta"], within="kto") == "unknown key kto.zzz"
+
+
+def test_the_page_on_training_has_every_setting_and_its_example_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
+    told = {name for line in page.splitlines() if line.startswith("|") for name in re.findall(r"`(\w+)`", line)}
+    assert set(TrainConfig.model_fields) <= told
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config = make_config(yaml.safe_load(example))
+    assert config.kto["learning_rate"] == 1e-6

@@ -84,7 +84,7 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_mo
         "reference  cached",
         "warning: a learning rate of 0.001 is outside the usual 5e-07 to 5e-06",
     ]
-    assert said[7].startswith("memory     GiB a device, estimated for the largest batch: 4 x ")
+    assert said[7].startswith("memory     MiB a device, estimated for the largest batch: 4 x ")
     assert [line.split("  ")[0] for line in said[9:12]] == ["this run", "ZeRO-3, offloaded", "LoRA, r = 16"]
     assert not (tmp_path / "run").exists()
     assert not (text_cache / "reference").exists()
