@@ -280,7 +280,8 @@ def text_model(model: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     tokenizer.save_pretrained(str(folder))
     settings = json.loads((folder / "tokenizer_config.json").read_bytes())
-    settings.pop("processor_class", None)  # which is for images
+    for name in ("processor_class", "extra_special_tokens"):  # for images; in a form that LLaMA-Factory cannot read
+        settings.pop(name, None)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     return folder

@@ -221,7 +221,8 @@ def memory_table(estimator: Estimator, batch: BatchShape, setup: Setup, *, lora:
     names = [*(part.name for part in fields(Parts)), "total"]
     widths = [max(8, len(name) + 1) for name in names]
     images = f", {batch.patches:,} patches" if batch.patches else ""
-    found = [(title, estimator.estimate(*asked)) for title, *asked in _variants(batch, setup, lora)]
+    asked = _variants(batch, setup, lora)
+    found = [(title, estimator.estimate(of_batch, of_setup)) for title, of_batch, of_setup in asked]
     unit, num_bytes = ("GiB", 2**30) if max(parts.total for _, parts in found) >= 2**30 else ("MiB", 2**20)
     yield f"memory     {unit} a device, estimated for the largest batch: {batch.rows} x {batch.tokens:,} tokens{images}"
     yield f"{'':22}" + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
