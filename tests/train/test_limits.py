@@ -57,20 +57,10 @@ def test_too_little_memory_is_one_line(megabytes: int, tiny_model: TinyModel, tm
 
 
 def told_with_little_memory(config: TrainConfig, free_bytes: int) -> str:
-    """The error of a run in a process that may grow by so much."""
-
-    def confined(answer: Connection) -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + free_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        try:
-            run(config, dry_run=False, say=lambda line: None)
-        except ConfigError as error:
-            answer.send(error.what)
-        answer.close()
-
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=confined, args=(there,))
+    """The error of a run in a process that may grow by so much: one of its own, which has no memory to spare."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_confined, args=(there, config, free_bytes))
     process.start()
     there.close()
     try:
@@ -78,3 +68,17 @@ def told_with_little_memory(config: TrainConfig, free_bytes: int) -> str:
     finally:
         process.join()
     return told
+
+
+def _confined(answer: Connection, config: TrainConfig, free_bytes: int) -> None:
+    run(config, dry_run=True, say=lambda line: None)  # imports what there is to import
+    import kto_train.trainer  # noqa: F401
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + free_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    try:
+        run(config, dry_run=False, say=lambda line: None)
+    except ConfigError as error:
+        answer.send(error.what)
+    answer.close()
