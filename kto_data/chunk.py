@@ -45,6 +45,11 @@ class SourceKind(StrEnum):
     PARQUET = "parquet"
     STDIN = "stdin"  # JSON lines
 
+    @property
+    def tells_place(self) -> bool:
+        """Whether chunks say where they lie among the bytes on disk."""
+        return self in (SourceKind.JSONL, SourceKind.JSON)
+
 
 class Line(NamedTuple):
     """One record's bytes, as they stand in the file, without the line ending."""

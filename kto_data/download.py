@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kto_data import storage
 from kto_data.errors import CacheError, InputError
-from kto_data.manifest import MANIFEST_NAME, Manifest, Shard, parse_manifest, read_manifest_bytes
+from kto_data.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest_bytes
 from kto_data.packing import IMAGES_NAME, is_packed, is_whole_file
 from kto_data.shard import write_dataset_files
 from kto_data.writing import write_whole, writing_to
@@ -57,7 +57,7 @@ def _fetch(url: str, folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     wanted: dict[str, IsWhole] = {}
     for split in manifest.splits.values():
-        wanted |= {shard.path: partial(_is_shard, shard=shard) for shard in split.shards}
+        wanted |= {shard.path: shard.is_at for shard in split.shards}
     wanted |= {f"{IMAGES_NAME}/{name}": partial(is_whole_file, name=name) for name in _packed_names(url, manifest)}
     try:
         storage.at_once(lambda name: _fetch_file(url, folder, name, wanted[name]), wanted, _AT_ONCE)
@@ -102,11 +102,6 @@ def _fetch_file(url: str, folder: Path, name: str, is_whole: IsWhole) -> None:
             hint="it was changed or cut: run `ktodata preprocess` again",
         )
     part.replace(path)
-
-
-def _is_shard(path: Path, shard: Shard) -> bool:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
 
 
 @contextmanager

@@ -103,11 +103,10 @@ class SizeCounting:
     def check(self) -> None:
         """Raises `ModelError` where the processor does not say what an image becomes, makes something else of another
         picture of the same size, or does more to a text than to put that in the place of each image."""
-        # A processor without the hooks that are asked here fails in its own way: each is a missing answer.
         try:
             self._check_texts()
             is_told = all(self._from_blank(size) == self._from_pictures([image.noise(size)])[0] for size in _PROBES)
-        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:  # no hook, no answer
             raise ModelError(
                 f"{self._name} does not say what it makes of an image: {first_line(error)}",
                 hint="another model, or rows without images and a text model",

@@ -46,6 +46,11 @@ class Shard(_Model):
     bytes: int
     sha256: str
 
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` has its bytes. Raises OSError where it cannot be read."""
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+
 
 class SplitCounts(_Model):
     """`read = kept + sum(dropped.values())`, by label wherever the label could be read."""

@@ -151,13 +151,9 @@ class InputSoFar:
         return InputFile(path=source.path, split=self.split, sha256=sha256, bytes=num_bytes, rows=self.num_rows)
 
 
-_TELLING = (SourceKind.JSONL, SourceKind.JSON)
-"""The kinds of files whose chunks say where they lie among the bytes on disk."""
-
-
 def share_done(files: Sequence[InputSoFar]) -> float | None:
     """About how much of all files is done, 0 to 1; None where their kinds do not tell."""
-    if not all(one.file.source.kind in _TELLING for one in files):
+    if not all(one.file.source.kind.tells_place for one in files):
         return None
     total = sum(one.file.source.num_bytes or 0 for one in files)
     return min(1.0, sum(one.bytes_done() for one in files) / total) if total else None

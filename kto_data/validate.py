@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kto_data.check import CheckSettings, LineChecker, check_dataset
-from kto_data.chunk import Chunk, SourceKind
+from kto_data.chunk import Chunk
 from kto_data.clean import Gate, Sifted
 from kto_data.engine import local
 from kto_data.engine.contract import Engine, Work
@@ -169,7 +169,7 @@ class _Reach:
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         """`inputs`: all that is to be read; none where that is not known."""
-        can_tell = all(entry.source.kind in (SourceKind.JSONL, SourceKind.JSON) for entry in inputs)
+        can_tell = all(entry.source.kind.tells_place for entry in inputs)
         self._num_all = sum(entry.source.num_bytes or 0 for entry in inputs) if can_tell else 0
         self._num_done = 0
         self._under_way: deque[int] = deque()

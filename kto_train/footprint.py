@@ -148,7 +148,7 @@ def _without_storage() -> Iterator[None]:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
-    except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+    except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:  # each way not to be run so
         raise ModelError(f"this architecture cannot be run without its weights: {type(error).__name__}") from error
 
 

@@ -107,7 +107,7 @@ def shown_row(number: int, words: str) -> ShownRow:
 def chrome() -> Iterator[Chrome]:
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if browser is None or driver is None:
-        pytest.skip(NO_BROWSER)
+        pytest.skip(NO_BROWSER)  # no browser comes from a package index: what is left out is said by name
     options = ChromeOptions()
     options.binary_location = browser
     for argument in (

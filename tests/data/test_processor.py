@@ -153,7 +153,7 @@ class KnowsNoPlaceholder(LlavaProcessor):
     """Has images, and no word on what they become."""
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
-        raise NotImplementedError
+        raise NotImplementedError  # as transformers' own processors do that lack it
 
 
 class MiscountsAlways(Qwen2VLProcessor):

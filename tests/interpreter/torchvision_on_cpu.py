@@ -44,14 +44,15 @@ class _TorchvisionFinder(MetaPathFinder):
 
 def _declare_missing_operators(package: Path) -> None:
     import torch
+    from torch.library import Library
 
     try:
         torch.ops.load_library(str(package / "_C.so"))
     except OSError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        operators = Library("torchvision", "FRAGMENT")
         for name in _MISSING_OPERATORS:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(operators)
 
 
 def install() -> None:
