@@ -42,7 +42,7 @@ class Cost:
     wall: float = 0.0  # seconds
     memory: dict[int, int] = field(default_factory=dict)  # process -> most bytes that it had for itself
     processor: dict[int, float] = field(default_factory=dict)  # process -> seconds
-    written: dict[int, int] = field(default_factory=dict)  # process -> bytes
+    written: int = 0  # bytes, of all processes
     driver: int = 0  # the process of the command itself
     cache_bytes: int = 0
 
@@ -98,7 +98,7 @@ def show(command: str, engine: str, few: int, many: int, costs: dict[tuple[str, 
     print(f"  driver            {large.memory[large.driver] / small.memory[small.driver]:5.2f} x", end="")
     print(f"   ({large.memory[large.driver] / 2**20:,.0f} MiB), {a_row:.1f} bytes a row")
     if large.cache_bytes:
-        print(f"  disk written      {sum(large.written.values()) / large.cache_bytes:5.2f} x the cache")
+        print(f"  disk written      {large.written / large.cache_bytes:5.2f} x the cache")
     sys.stdout.flush()
 
 
@@ -132,8 +132,8 @@ def measured(arguments: list[str], cache: Path) -> Cost:
     watched = psutil.Process(process.pid)
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
-            for one in (watched, *watched.children(recursive=True)):
-                note(one, cost)
+            # What a process wrote is added to that of its parent when it ends: so the sum over those that live is all.
+            cost.written = max(cost.written, sum(note(one, cost) for one in (watched, *watched.children(recursive=True))))
         time.sleep(0.1)
     cost.wall = time.perf_counter() - started
     if process.returncode:
@@ -142,8 +142,8 @@ def measured(arguments: list[str], cache: Path) -> Cost:
     return cost
 
 
-def note(process: psutil.Process, cost: Cost) -> None:
-    """Look at one process while it runs."""
+def note(process: psutil.Process, cost: Cost) -> int:
+    """Look at one process while it runs; the bytes that it and those it waited for have written."""
     with suppress(psutil.Error, OSError, ValueError, StopIteration):
         status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         own = next(int(line.split()[1]) for line in status if line.startswith("RssAnon:")) * 1024
@@ -151,7 +151,8 @@ def note(process: psutil.Process, cost: Cost) -> None:
         times = process.cpu_times()
         cost.processor[process.pid] = times.user + times.system
         io = Path(f"/proc/{process.pid}/io").read_text().splitlines()
-        cost.written[process.pid] = next(int(line.split()[1]) for line in io if line.startswith("write_bytes:"))
+        return next(int(line.split()[1]) for line in io if line.startswith("write_bytes:"))
+    return 0
 
 
 if __name__ == "__main__":
