@@ -133,7 +133,8 @@ def measured(arguments: list[str], cache: Path) -> Cost:
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             # What a process wrote is added to that of its parent when it ends: so the sum over those that live is all.
-            cost.written = max(cost.written, sum(note(one, cost) for one in (watched, *watched.children(recursive=True))))
+            processes = watched, *watched.children(recursive=True)
+            cost.written = max(cost.written, sum(note(one, cost) for one in processes))
         time.sleep(0.1)
     cost.wall = time.perf_counter() - started
     if process.returncode:
