@@ -7,6 +7,7 @@ the Typer app and adds its commands to it.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -18,6 +19,7 @@ import typer
 
 from kto_data import __version__
 from kto_data.errors import ExitCode, KtoDataError
+from kto_data.safe_text import printable
 
 COMMANDS = ("validate", "convert", "stats", "preprocess", "inspect", "rule", "schema", "init")
 """The commands of this package, each of which is registered by the module of its name."""
@@ -114,9 +116,21 @@ def _leave_stdout() -> None:
 
 
 def _say(text: str) -> None:
-    print(f"ktodata: {text}", file=sys.stderr)
+    print(f"ktodata: {printable(text)}", file=sys.stderr)
+
+
+def _prepare_streams() -> None:
+    """Make the standard streams such that all can be read and written that commands do with them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us: the next file opened would take its number
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Whatever the locale: a file or a pipe gets UTF-8, as JSON must be, and a terminal escapes for what it lacks.
+        is_terminal = sys.stdout.isatty()
+        sys.stdout.reconfigure(encoding=None if is_terminal else "utf-8", errors="backslashreplace")
 
 
 def run() -> None:
     """The console script."""
+    _prepare_streams()
     sys.exit(main())

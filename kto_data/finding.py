@@ -53,7 +53,7 @@ class Finding:
     message: str
     record_id: str | None = None  # the record's own `id`, if it has one
     row_hash: str | None = None  # 16 hex digits over the raw bytes of the record
-    fingerprint: str = ""  # the same wherever the record stands and however it is spaced; see `fingerprint()`
+    fingerprint: str = ""  # the same wherever the record stands and however it is spaced
     quotes: tuple[str, ...] = ()  # pieces of `message` that are content of the record
     data: tuple[tuple[str, Scalar], ...] = ()  # the numbers and names that `message` is made of, for machines
 

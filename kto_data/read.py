@@ -22,6 +22,7 @@ from kto_data.formats import Layout
 from kto_data.json_array import BYTE_ORDER_MARK, MAX_COMMAS, is_too_large
 from kto_data.record import Record
 from kto_data.row import Row, SchemaError, SyntaxFact, SyntaxProblem
+from kto_data.safe_text import encodable
 
 MAX_DEPTH = 100
 """Levels of nesting from which a record is refused; parsers and writers further on stop between 128 and 1024."""
@@ -176,7 +177,8 @@ def _settle(node: Any, pointer: str, facts: list[SyntaxFact], depth: int) -> Any
         for key, item in node:
             here = f"{pointer}/{escape(key)}"
             if key in value:
-                facts.append(SyntaxFact(SyntaxProblem.DUPLICATE_KEY, f"the key '{_shown(key)}' is written twice", here))
+                message = f"the key '{encodable(key)}' is written twice"
+                facts.append(SyntaxFact(SyntaxProblem.DUPLICATE_KEY, message, here))
             _note_surrogate(key, here, facts)
             value[key] = _settle(item, here, facts, depth + 1)
         return value
@@ -196,11 +198,7 @@ def _note_surrogate(text: str, pointer: str, facts: list[SyntaxFact]) -> None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         message = f"character {error.start + 1} of the text is half of a surrogate pair (\\u{code:04x})"
-        facts.append(SyntaxFact(SyntaxProblem.LONE_SURROGATE, message, _shown(pointer)))
-
-
-def _shown(text: str) -> str:
-    return text.encode(errors="replace").decode()
+        facts.append(SyntaxFact(SyntaxProblem.LONE_SURROGATE, message, encodable(pointer)))
 
 
 def _row(line: Line, converted: Converted, parsed: _Parsed, is_sound: bool) -> Row:

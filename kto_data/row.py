@@ -17,6 +17,7 @@ import xxhash
 from kto_data.chunk import Line
 from kto_data.draft import user_pointer
 from kto_data.fields import IMAGE_PLACEHOLDER
+from kto_data.safe_text import encodable
 
 if TYPE_CHECKING:
     from kto_data.record import Record
@@ -60,9 +61,7 @@ class MessageView:
 
     index: int
     role: str | None  # None where it is missing or not a string
-    text: (
-        str | None
-    )  # all its text joined, with a placeholder for each image; None where the content is not well formed
+    text: str | None  # joined, with a placeholder for each image; None where the content is not well formed
     num_images: int  # image placeholders
 
 
@@ -134,11 +133,6 @@ class Row:
 def hash_row(raw: bytes) -> str:
     """16 hex digits over the raw bytes of a line."""
     return xxhash.xxh3_64_hexdigest(raw)
-
-
-def encodable(text: str) -> str:
-    """`text` with a '?' for each half of a surrogate pair, which no encoding of text has."""
-    return text.encode(errors="replace").decode()
 
 
 def _view(index: int, message: dict[str, Any]) -> MessageView:

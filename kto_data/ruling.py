@@ -15,10 +15,11 @@ import orjson
 from kto_data.errors import KtoDataError
 from kto_data.finding import Finding, Location
 from kto_data.json_array import is_too_large
-from kto_data.row import Row, encodable
+from kto_data.row import Row
 from kto_data.rules.base import AnyRule, Defect
 from kto_data.rules.facts import Crash, DatasetFacts
 from kto_data.rules.run import rule_crashed
+from kto_data.safe_text import encodable
 
 
 def run_rule(rule: AnyRule, subject: object) -> Iterator[tuple[AnyRule, Defect]]:

@@ -29,8 +29,8 @@ from kto_data.distribution import distribution
 from kto_data.inputs import open_inputs
 from kto_data.report.formats import FORMATS
 from kto_data.report.pictures import MOST_PICTURES, take_pictures
-from kto_data.report.text import printable
 from kto_data.rules import ALL_RULES
+from kto_data.safe_text import printable
 from kto_data.survey import SourceCounts, Survey
 from kto_data.validate import validate as run
 from kto_data.validation import RuleCount, Validation

@@ -49,6 +49,37 @@ def test_an_interrupted_preprocessing_leaves_no_cache(tiny_model: TinyModel, tmp
     assert not cache.exists() or set(os.listdir(cache)) <= {".lock", ".building"}
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_a_closed_stream_changes_no_exit_code(tmp_path: Path, closed: str) -> None:
+    broken = write_jsonl(tmp_path / "broken.jsonl", [make_record(label="true")])
+    command = f'"$0" -m kto_data validate "$1" {closed}'
+    run = subprocess.run(["sh", "-c", command, sys.executable, broken], capture_output=True, check=False)
+    assert run.returncode == 1
+    assert b"Traceback" not in run.stderr
+
+
+def test_a_locale_without_unicode_loses_no_report(tmp_path: Path) -> None:
+    broken = write_jsonl(tmp_path / "broken.jsonl", [make_record(label="true"), make_record(**{"größe": 7})])
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for output_format in ("full", "json"):
+        command = [sys.executable, "-m", "kto_data", "validate", broken, "--output-format", output_format]
+        run = subprocess.run(command, env=plain, capture_output=True, check=False)
+        assert (run.returncode, b"Traceback" in run.stderr) == (1, False)
+        assert "größe" in run.stdout.decode()
+
+
+def test_a_file_name_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b[31m red\n.jsonl"
+    write_jsonl(tmp_path / name, [make_record(), make_record(label=False)])
+    assert main(["validate", str(tmp_path), str(tmp_path / name)]) == 1  # a contradiction
+    assert main(["validate", str(tmp_path / name), "--exit-zero", "--ignore", "KTO401"]) == 0
+    assert main(["validate", str(tmp_path / name) + "x"]) == 2
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert "preprocess '" in said.err  # within quotes, to be typed as it stands
+    assert "\\x1b[31m red" in said.err
+
+
 def test_a_bug_of_ours_is_neither_a_finding_nor_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

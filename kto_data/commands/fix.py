@@ -55,7 +55,7 @@ class FixOptions:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """What there is to validate now, and how; None where only a diff was asked for."""
+    """What there is to validate now, and how."""
 
     inputs: tuple[Input, ...]
     check: CheckSettings

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO, get_args
 from kto_data.choices import OutputFormat
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Severity
+from kto_data.safe_text import printable
 
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
@@ -150,6 +151,15 @@ def wants_color(color: str, output: TextIO) -> bool:
     if color == "auto":
         return output.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return color == "always"
+
+
+def say_note(text: str) -> None:
+    """Say on the standard error what a person should know."""
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def say_nothing(text: str) -> None:
+    """What `--quiet` makes of a note."""
 
 
 def print_summary(validation: Validation) -> None:

@@ -18,6 +18,8 @@ from kto_data.commands.output import (
     make_outcome,
     planned_reports,
     print_summary,
+    say_note,
+    say_nothing,
     wants_color,
     write_reports,
     write_step_summary,
@@ -133,10 +135,7 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
     settings = effective.settings
     planned = planned_reports(settings.report)  # what cannot be written is told of before anything is done
 
-    def say(line: str) -> None:
-        if not settings.quiet:
-            print(f"note: {line}", file=sys.stderr)
-
+    say = say_nothing if settings.quiet else say_note
     check = check_settings(settings)
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,

@@ -14,8 +14,9 @@ from kto_data.image import ImageCheck, probe
 from kto_data.packing import packed_name
 from kto_data.report.pictures import MOST_PICTURES, data_uri
 from kto_data.report.template import render
-from kto_data.report.text import Paint, printable
+from kto_data.report.text import Paint
 from kto_data.rules.words import counted
+from kto_data.safe_text import printable
 from kto_data.shard import CachedRow
 
 _BOLD, _DIM, _GREEN, _YELLOW, _MAGENTA, _CYAN = "1", "2", "32", "33", "35", "36"

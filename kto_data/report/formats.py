@@ -11,7 +11,8 @@ from kto_data.report.junit import junit_report
 from kto_data.report.markdown import markdown_report
 from kto_data.report.outcome import Outcome
 from kto_data.report.sarif import sarif_report
-from kto_data.report.text import Paint, concise_line, full_report, printable
+from kto_data.report.text import Paint, concise_line, full_report
+from kto_data.safe_text import printable
 
 Render = Callable[[Outcome], str]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 
 from kto_data.finding import Severity
-from kto_data.report.text import printable
 from kto_data.rules.words import counted
+from kto_data.safe_text import printable
 from kto_data.validation import RuleCount, Validation
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}

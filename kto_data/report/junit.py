@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kto_data.report.outcome import Outcome
-from kto_data.report.text import printable
 from kto_data.rules.words import counted
+from kto_data.safe_text import printable
 from kto_data.validation import RuleCount
 
 _LINES_A_CASE = 20

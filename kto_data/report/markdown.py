@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from kto_data.finding import Finding
 from kto_data.report.outcome import Outcome
-from kto_data.report.text import cut, printable, summary_line
+from kto_data.report.text import cut, summary_line
+from kto_data.safe_text import printable
 from kto_data.triage import hidden_words
 from kto_data.validation import RuleCount
 

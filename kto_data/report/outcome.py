@@ -18,6 +18,7 @@ from pathlib import Path
 from kto_data import __version__
 from kto_data.finding import Finding, Severity
 from kto_data.locate import column
+from kto_data.safe_text import writable
 from kto_data.source import STDIN
 from kto_data.validation import RuleCount, Validation
 
@@ -134,11 +135,6 @@ def spread(counts: Sequence[RuleCount], most: int) -> dict[str, int]:
                 most -= given
             open_counts = [count for count in open_counts if _left(count, shares)]
     return dict(shares)
-
-
-def writable(text: str) -> str:
-    """`text` with what UTF-8 cannot hold (a lone surrogate: half of a character) written as its escape."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _left(count: RuleCount, shares: Mapping[str, int]) -> int:

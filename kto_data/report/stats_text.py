@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from kto_data.balance import AdmissibleWeights, Verdict
 from kto_data.distribution import Distribution, Separation
 from kto_data.remarks import remarks
-from kto_data.report.text import Paint, printable, remark_lines
+from kto_data.report.text import Paint, remark_lines
 from kto_data.rules.words import counted
+from kto_data.safe_text import printable
 from kto_data.survey import Frequency, LabelCounts, SplitSurvey, Survey
 
 _BOLD, _DIM, _GREEN, _YELLOW = "1", "2", "32", "33"

@@ -12,8 +12,9 @@ from importlib import resources
 from typing import Any
 
 from kto_data.report.stats_text import separation_words
-from kto_data.report.text import cut, printable
+from kto_data.report.text import cut
 from kto_data.rules.words import counted
+from kto_data.safe_text import printable
 
 _MOST_OF_NAME = 120  # characters of a name that nothing else has cut
 

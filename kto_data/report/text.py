@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ from kto_data.finding import Finding, Severity
 from kto_data.remarks import Remark, remarks
 from kto_data.rules.base import Fix
 from kto_data.rules.words import counted
+from kto_data.safe_text import printable
 from kto_data.validation import RuleCount, Validation
 
 WIDTH = 80
@@ -80,14 +82,9 @@ def next_command(validation: Validation) -> str:
     """What to type next: about the worst rule while there are errors, the next step otherwise."""
     if validation.by_severity[Severity.ERROR]:
         return f"ktodata rule {validation.worst_first()[0].rule.code}"
-    paths = " ".join(entry.path for entry in validation.inputs[:2])
+    paths = " ".join(shlex.quote(printable(entry.path)) for entry in validation.inputs[:2])
     more = " …" if len(validation.inputs) > 2 else ""
     return f"ktodata preprocess {paths}{more} --model MODEL --output CACHE"
-
-
-def printable(text: str) -> str:
-    """Text with control characters escaped: data is untrusted, and a terminal obeys what it is sent."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def cut(text: str, most: int) -> str:

@@ -12,8 +12,9 @@ from kto_data.report.document import report_document
 from kto_data.report.github import annotate
 from kto_data.report.markdown import markdown_report
 from kto_data.report.outcome import FileDigest, Outcome
-from kto_data.report.text import Paint, concise_line, full_report, next_command, printable, summary_line
+from kto_data.report.text import Paint, concise_line, full_report, next_command, summary_line
 from kto_data.rules import ALL_RULES
+from kto_data.safe_text import printable
 from kto_data.validation import InputCount, RuleCount, Validation
 
 _PLAIN = Paint(color=False)
