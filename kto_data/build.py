@@ -37,7 +37,6 @@ from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError
 from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 
 _REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
-_IMAGE_CODES = "KTO2"
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
 """Libraries whose version may change ids or bytes."""
 
@@ -144,7 +143,7 @@ class Builder:
             if not checked.labels:
                 continue  # a blank line, reported and no record
             if not checked.is_trainable:
-                output.has_image_faults |= any(finding.code.startswith(_IMAGE_CODES) for finding in checked.findings)
+                output.has_image_faults |= checked.has_image_faults
                 codes = sorted({f.code for f in checked.findings if f.severity is Severity.ERROR})
                 output.reject(checked, codes)
             elif output.contradicts(checked.line):

@@ -36,6 +36,8 @@ _LINES_AHEAD = 256  # lines whose images are asked for together where each is a 
 _PATH_CODES = frozenset({"KTO216"})
 """Rules about sound images that look at the whole path, not at its suffix and the header alone."""
 
+_IMAGE_CODES = frozenset(rule.code for rule in ALL_RULES if rule.stage in (Stage.IMAGE, Stage.ROW_IMAGES))
+
 NO_BUDGET = PixelBudget()
 
 DEFAULT_CODES: frozenset[str] = frozenset(rule.code for rule in ALL_RULES if rule.default)
@@ -109,6 +111,11 @@ class CheckedLine:
     def is_trainable(self) -> bool:
         """Whether nothing worse than a warning was found, in any of its records."""
         return bool(self.samples) and not any(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def has_image_faults(self) -> bool:
+        """Whether something was found about its images, which may be mended while the line stays as it is."""
+        return any(finding.code in _IMAGE_CODES for finding in self.findings)
 
 
 class LineChecker:

@@ -32,7 +32,6 @@ from kto_data.storage import FileState
 from kto_data.unit import NOT_OURS, UNITS_NAME, content_key
 from kto_data.writing import write_whole, writing_to
 
-_IMAGE_CODES = "KTO2"
 _IMAGES_REMEMBERED = 50_000
 
 
@@ -166,7 +165,7 @@ class KeyGatherer:
                 else:
                     checked = checker.check(block.line(index))
                     if not checked.is_trainable:
-                        has_faults |= any(finding.code.startswith(_IMAGE_CODES) for finding in checked.findings)
+                        has_faults |= checked.has_image_faults
                     for item in checked.samples if checked.is_trainable else ():
                         digest, _, shape = describe(item.record)
                         keys.add(line, digest, shape.label, shape.source)

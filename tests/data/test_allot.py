@@ -149,6 +149,26 @@ def test_an_image_that_becomes_another_ties_other_rows(run: Run, tmp_path: Path,
     assert files_of(cache) == files_of(tmp_path / "afresh")
 
 
+@pytest.mark.parametrize("options", [(), FRACTION])
+def test_an_image_that_could_not_be_looked_at_is_looked_at_again(
+    run: Run, tmp_path: Path, cache: Path, options: tuple[str, ...]
+) -> None:
+    for number in range(20):
+        make_image(tmp_path / f"{number}.png", 40, 40, noise_seed=number)
+    data = write_jsonl(
+        tmp_path / "all.jsonl",
+        [says(f"<image>See {i}?", "Yes.", images=[f"{i}.png"], label=i % 2 == 0) for i in range(20)],
+    )
+    (tmp_path / "3.png").rename(tmp_path / "kept.png")
+    (tmp_path / "3.png").symlink_to("3.png")  # in a circle, which is nothing that the record can be blamed for
+    assert run(data, *options, "--invalid", "drop") == 0
+    assert read_manifest(cache).splits["train"].counts.dropped == {"KTO901": 1}
+    (tmp_path / "kept.png").rename(tmp_path / "3.png")
+    assert run(data, *options, "--invalid", "drop") == 0
+    assert run(data, *options, "--invalid", "drop", output=tmp_path / "afresh") == 0
+    assert files_of(cache) == files_of(tmp_path / "afresh")
+
+
 def test_rows_that_cannot_be_trained_on_are_counted_in_train(run: Run, tmp_path: Path, cache: Path) -> None:
     records: list[Any] = mixed_records(tmp_path)
     records[3], records[17] = b"{broken", says("Question 5?", " ")
