@@ -26,6 +26,8 @@ Fields = Mapping[str, Any]
 CONFIG_NAMES = (".ktodata.toml", "ktodata.toml", "pyproject.toml")
 """Of the files in one folder, the first that holds settings counts."""
 
+_INSTEAD = "mend it, or look for no file: --isolated"
+
 
 @dataclass(frozen=True, slots=True)
 class Relative:
@@ -60,16 +62,24 @@ def find_config(folder: Path) -> Path | None:
     for place in (folder, *folder.parents):
         for name in CONFIG_NAMES:
             path = place / name
-            if path.is_file() and (name != "pyproject.toml" or "ktodata" in _read_toml(path).get("tool", {})):
+            if path.is_file() and (name != "pyproject.toml" or has_settings(_read_toml(path))):
                 return path
     return None
+
+
+def has_settings(pyproject: Mapping[str, Any]) -> bool:
+    """Whether what a `pyproject.toml` says has `[tool.ktodata]`."""
+    tool = pyproject.get("tool")
+    return isinstance(tool, dict) and "ktodata" in tool
 
 
 def from_file(path: Path, fields: Fields) -> dict[str, Given]:
     """The settings of a file. Raises `ConfigError` where it cannot be read, or has a key that is not in `fields`."""
     table = _read_toml(path)
     if path.name == "pyproject.toml":
-        table = table.get("tool", {}).get("ktodata", {})
+        table = table["tool"]["ktodata"] if has_settings(table) else {}
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: tool.ktodata is no table", hint="begin it with a line [tool.ktodata]")
     for key in table:
         if key not in fields:
             raise _unknown(key, place_of(path, key), fields)
@@ -97,12 +107,14 @@ def from_text(text: str, fields: Fields) -> dict[str, Given]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", hint="--config takes a TOML file, or key=value") from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="--config takes a TOML file") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint=_INSTEAD) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None
+        raise ConfigError(f"{path} is not UTF-8 text", hint=_INSTEAD) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}", hint=_INSTEAD) from None
 
 
 def _rebased(hint: Any, value: object, folder: Path) -> object:

@@ -153,13 +153,15 @@ def make_layout(format_name: str = AUTO, columns: Mapping[str, str] | None = Non
         )
     format = None if format_name == AUTO else Format(format_name)
     known = COLUMN_NAMES if format is None else COLUMNS[format].keys()
-    kind = "any format" if format is None else f"the format {format}"
-    for name in columns:
+    which = "no format has" if format is None else f"the format {format} has no"
+    for name, column in columns.items():
         if name not in known:
             raise UsageError(
-                f"cannot map '{name}': {kind} has no such field",
+                f"cannot map '{name}': {which} such a field",
                 hint=_meant(name, known) or f"known are {', '.join(sorted(known))}",
             )
+        if not column:
+            raise UsageError(f"'{name}' is mapped to a column without a name", hint="name the column that holds it")
     return Layout(format=format, columns=columns)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from kto_data import __version__
-from kto_data.config_file import CONFIG_NAMES
+from kto_data.config_file import CONFIG_NAMES, has_settings
 from kto_data.errors import InputError
 from kto_data.writing import write_whole
 
@@ -125,7 +125,7 @@ def _settings(folder: Path) -> Step:
     text = _read(path)
     added = _gap(text) + "[tool.ktodata]\n" + _toml(folder, "tool.ktodata.")
     try:
-        if "ktodata" in tomllib.loads(text).get("tool", {}):
+        if has_settings(tomllib.loads(text)):
             return Step(path, "", "it has [tool.ktodata] already")
         tomllib.loads(text + added)
     except tomllib.TOMLDecodeError as error:

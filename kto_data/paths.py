@@ -54,6 +54,8 @@ def named_files(paths: Sequence[str], splits: Mapping[str, str], say: Say) -> tu
                 say(f"{file} is named twice{f', also as {same}' if same != file else ''}: it is read once")
             elif identity not in of_split:
                 found[identity] = NamedFile(file, TRAIN)
+            elif file == path:  # named itself, and not found in a folder
+                say(f"{file} is of the split {of_split[identity].split} alone, though it is named besides")
     return (*found.values(), *of_split.values())
 
 
@@ -70,9 +72,10 @@ def _files(path: str, say: Say) -> list[str]:
         return _known(path, _walk(path), say)
     if any(mark in path for mark in "*?[") and not os.path.lexists(path):
         try:
-            return _known(path, sorted(filter(os.path.isfile, glob.iglob(path, recursive=True))), say)
+            found = sorted(file for file in glob.iglob(path, recursive=True) if not os.path.isdir(file))
         except ValueError:  # a NUL character
             raise InputError(f"{path} matches no file", hint="check the pattern") from None
+        return _known(path, found, say)
     return [path]
 
 
@@ -115,7 +118,8 @@ def _known(named: str, files: Iterable[str], say: Say) -> list[str]:
 
 
 def _is_regular(path: str) -> bool:
+    """Whether it may be read. Of a link that leads nowhere it is told when it is opened: its rows would be missing."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
-        return False
+        return True

@@ -194,8 +194,12 @@ def resolve(
     return Effective(settings, {key: given.origin for key, given in merged.items()}, path)
 
 
-def option_value(key: str, value: object) -> object:
-    """What the command line or the environment gives for `key`, as a file would have it."""
+def option_value(key: str, value: object, *, origin: str, form: str) -> object:
+    """What the command line or the environment gives for `key`, as a file would have it.
+
+    Raises `ConfigError` where an entry of a table is not of the form that help shows, such as `CODE=LEVEL`; `origin` is
+    the option or the variable that gave it.
+    """
     kind, *marks = _parts(_FIELDS[key])
     if not isinstance(value, list | tuple) or get_origin(kind) is not dict:
         return value
@@ -203,10 +207,10 @@ def option_value(key: str, value: object) -> object:
     table: dict[str, str] = {}
     for entry in value:
         name, found, text = str(entry).rpartition(separator) if separator == ":" else str(entry).partition(separator)
-        if not found or not name:
-            raise ConfigError(f"--{key} {entry}: not of the form KEY{separator}VALUE")
+        if not found or not name or not text:
+            raise ConfigError(f"{origin} {entry} is not {form}", hint=f"write {origin} {form}")
         if name in table:
-            raise ConfigError(f"--{key}: {name} is given twice")
+            raise ConfigError(f"{origin}: {name} is given twice", hint="give it once")
         table[name] = text
     return table
 
@@ -247,18 +251,28 @@ def _typed(merged: Mapping[str, Given]) -> ValidateSettings:
 def _checked(merged: Mapping[str, Given], path: Path | None) -> ValidateSettings:
     from pydantic import TypeAdapter, ValidationError
 
-    text = orjson.dumps({key: given.value for key, given in merged.items()}, option=orjson.OPT_NON_STR_KEYS)
+    entries = (f"{orjson.dumps(key).decode()}: {_as_json(key, given, path)}" for key, given in merged.items())
     try:
-        return TypeAdapter(ValidateSettings).validate_json(text)
+        return TypeAdapter(ValidateSettings).validate_json(f"{{{', '.join(entries)}}}")
     except ValidationError as error:
         raise _told(dict(error.errors()[0]), merged, path) from None
+
+
+def _as_json(key: str, given: Given, path: Path | None) -> str:
+    try:
+        return orjson.dumps(given.value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError as error:  # a number of more than 64 bits, half of a character
+        raise ConfigError(f"{_place(key, given, path)}: {key} cannot be taken: {error}", hint="mend it") from None
+
+
+def _place(key: str, given: Given, path: Path | None) -> str:
+    return place_of(path, key) if path and given.origin == str(path) else given.origin
 
 
 def _told(problem: dict[str, Any], merged: Mapping[str, Given], path: Path | None) -> ConfigError:
     where = [str(part) for part in problem["loc"]]
     key, inner = where[0], where[1:]
-    origin = merged[key].origin
-    place = place_of(path, key) if path and origin == str(path) else origin
+    place = _place(key, merged[key], path)
     # The types that pydantic tried of a union stand among the keys, and are none of the user's words.
     shown = ".".join([key, *(part for part in inner if part not in _TRIED and "[" not in part)])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -25,6 +25,7 @@ from kto_data import compression, json_array, parquet, storage
 from kto_data.chunk import READ_BYTES, Chunk, SourceKind, reading, unreadable
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
+from kto_data.safe_text import encodable
 from kto_data.storage import FileState
 
 STDIN = "-"
@@ -200,6 +201,8 @@ def open_source(path: str) -> Source:
     """
     if path == STDIN:
         return Source(path=path, kind=SourceKind.STDIN, local="")
+    if encodable(path) != path:
+        raise InputError(f"the name of {path} is not UTF-8", hint="rename it: no report could hold the name")
     kind = kind_of(path)
     local, copied = _fetched(path) if storage.is_url(path) and kind else (path, None)
     try:
@@ -305,6 +308,8 @@ def _decompressing(path: str, line_reached: Callable[[], int]) -> Iterator[None]
 
 
 def _not_found(path: str) -> InputError:
+    if os.path.islink(path):
+        return InputError(f"{path} is a link to a file that does not exist", hint="mend the link, or remove it")
     near = []
     with suppress(OSError, ValueError):
         name, names = Path(path).name, os.listdir(Path(path).parent)

@@ -92,6 +92,7 @@ def test_paths_in_a_file_start_at_its_folder(
         ("[thresholds]\nKTO111 = 'much'", "the threshold of KTO111 is 'much'"),
         ("[severity]\nKTO999 = 'error'", "no rule has the code 'KTO999'"),
         ("show = ", "ktodata.toml is not TOML"),
+        ("limit = 99999999999999999999", "ktodata.toml:1: limit cannot be taken: Integer exceeds 64-bit range"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_key_file_and_line(
@@ -101,13 +102,39 @@ def test_what_is_wrong_in_a_file_is_told_with_key_file_and_line(
     assert expected in error_of(capsys, "data.jsonl")
 
 
+@pytest.mark.parametrize("text", ["tool = 3", "[tool]\nktodata = 3", "[tool.ktodata]\nlimit = 99999999999999999999"])
+def test_a_project_file_may_hold_anything(project: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "pyproject.toml").write_text(text)
+    has_settings = "ktodata" in text
+    assert main(["validate", "data.jsonl", "-q", "--exit-zero"]) == (2 if has_settings else 0)
+    assert ("pyproject.toml" in capsys.readouterr().err) == has_settings
+    assert main(["init", "."]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "form"),
+    [
+        ("--severity", "KTO111", "CODE=LEVEL"),
+        ("--severity", "KTO111=", "CODE=LEVEL"),
+        ("--threshold", "KTO111", "CODE=NUMBER"),
+        ("--per-file-ignores", "data.jsonl", "PATTERN:CODES"),
+        ("--map", "label=", "NAME=COLUMN"),
+        ("--split", "=data.jsonl", "SPLIT=PATH"),
+    ],
+)
+def test_an_entry_of_no_form_is_told_the_form(
+    project: Path, option: str, value: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"error: {option} {value} is not {form}\n" in error_of(capsys, "data.jsonl", option, value)
+
+
 def test_config_names_one_file_and_any_number_of_settings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "mine.toml").write_text("show = 6\n")
     (project / "ktodata.toml").write_text("show = 1\nquiet = true\n")
     shown = settings_shown(capsys, "--config", "mine.toml", "--config", "fail-level=warning")
     assert (shown["show"][0], shown["fail-level"][0], shown["quiet"][0]) == ("6", '"warning"', "false")
     assert "2 files" in error_of(capsys, "--config", "mine.toml", "--config", "ktodata.toml")
-    assert "cannot read" in error_of(capsys, "--config", "none.toml")
+    assert "none.toml does not exist" in error_of(capsys, "--config", "none.toml")
     assert "unknown key sho" in error_of(capsys, "--config", "sho=5")
 
 

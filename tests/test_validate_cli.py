@@ -86,6 +86,26 @@ def test_a_report_goes_where_it_is_asked_to(broken: str, tmp_path: Path, capsys:
     assert capsys.readouterr().out == ""
 
 
+def test_what_is_named_for_two_splits_or_leads_nowhere_is_told_of(
+    clean: str, broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", clean, broken, "--split", f"eval={broken}", "--exit-zero"]) == 0
+    assert f"note: {broken} is of the split eval alone, though it is named besides\n" in capsys.readouterr().err
+    assert main(["validate", str(tmp_path), "--split", f"eval={broken}", "--exit-zero"]) == 0
+    assert "besides" not in capsys.readouterr().err  # of a folder that is what is meant
+    (tmp_path / "link.jsonl").symlink_to("nowhere.jsonl")
+    for named in (tmp_path, tmp_path / "*.jsonl"):
+        assert main(["validate", str(named)]) == 2  # its rows would be missing
+        assert "link.jsonl is a link to a file that does not exist" in capsys.readouterr().err
+
+
+def test_statistics_are_in_no_format_for_machines(broken: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", broken, "--statistics"]) == 1
+    assert "KTO402  error" in capsys.readouterr().out
+    assert main(["validate", broken, "--statistics", "--output-format", "json"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_standard_input_is_a_dash(broken: str) -> None:
     command = [sys.executable, "-m", "kto_data", "validate", "-", "--output-format", "concise"]
     done = subprocess.run(command, input=Path(broken).read_bytes(), capture_output=True, check=False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO, cast
 import typer
 
 from kto_data.commands import options
+from kto_data.commands.output import say_note, say_nothing
 from kto_data.commands.places import refuse_shared
 from kto_data.errors import ExitCode, UsageError
 
@@ -62,8 +63,10 @@ def convert(
     from kto_data.rewrite.loop import rewrite
     from kto_data.writing import write_whole
 
-    columns = options.table("map", map or ())
-    inputs = open_inputs(paths or (), format=format, columns=columns, dataset_info=dataset_info, dataset=dataset)
+    inputs = open_inputs(
+        paths or (), format=format, columns=options.columns_of(map), dataset_info=dataset_info, dataset=dataset,
+        say=say_nothing if quiet else say_note,
+    )  # fmt: skip
     _check_places(inputs, output, rejects, report)
     lists_errors = rejects is None and not keep_errors
     with ExitStack() as stack:

@@ -206,18 +206,22 @@ def settings_of(ctx: typer.Context, *, config: Sequence[str], isolated: bool) ->
         if key not in known_keys() or source is None or source.name not in given:
             continue
         variable = f"{ENV_PREFIX}_{key.replace('-', '_').upper()}"
-        origin = variable if source.name == "ENVIRONMENT" else f"--{key}" if key != "paths" else "DATA"
-        given[source.name][key] = Given(option_value(key, _plain(ctx.params[parameter.name or ""])), origin)
+        word = "DATA" if key == "paths" else max(parameter.opts, key=len)
+        origin = variable if source.name == "ENVIRONMENT" else word
+        value = option_value(
+            key, _plain(ctx.params[parameter.name or ""]), origin=origin, form=str(parameter.metavar or "")
+        )
+        given[source.name][key] = Given(value, origin)
     return resolve(given["COMMANDLINE"], given["ENVIRONMENT"], config=config, isolated=isolated)
 
 
-def table(key: str, entries: Sequence[str]) -> dict[str, str]:
-    """The mapping that a repeated KEY=VALUE option gives."""
+def columns_of(given: Sequence[str] | None) -> dict[str, str]:
+    """What --map says: our name of a field -> the user's column."""
     from kto_data.settings import option_value
 
-    given = option_value(key, list(entries))
-    assert isinstance(given, dict)
-    return given
+    columns = option_value("map", list(given or ()), origin="--map", form="NAME=COLUMN")
+    assert isinstance(columns, dict)
+    return columns
 
 
 def _plain(value: Any) -> object:

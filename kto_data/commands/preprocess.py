@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,9 @@ def preprocess(
     format: Annotated[str, typer.Option(help="Format of the records.")] = "auto",
     dataset_info: Annotated[Path | None, typer.Option(help="A LLaMA-Factory dataset_info.json.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The entry of --dataset-info to read.")] = None,
+    map: Annotated[
+        list[str] | None, typer.Option(help="Our name of a field and your column. Repeatable.", metavar="NAME=COLUMN")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Tokens a row may have, images included.")] = None,
     too_long: Annotated[TooLong, typer.Option(help="What becomes of longer rows.")] = TooLong.ERROR,
     invalid: Annotated[Invalid, typer.Option(help="What becomes of rows with errors.")] = Invalid.ERROR,
@@ -89,7 +93,8 @@ def preprocess(
     require_packages(NEEDED_PACKAGES, extra="preprocess", needed_for="`ktodata preprocess`")
     from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
-    from kto_data.commands.output import BALANCE_FORMATS, planned_reports, write_balance
+    from kto_data.commands.options import columns_of
+    from kto_data.commands.output import BALANCE_FORMATS, planned_reports, say_note, say_nothing, write_balance
     from kto_data.commands.places import image_folder
     from kto_data.engine.choose import open_engine
     from kto_data.image import PixelBudget
@@ -104,9 +109,13 @@ def preprocess(
     _check_eval(eval_data, eval_fraction)
     _check_packing(pack_images, image_max_pixels)
     planned = planned_reports(report or (), BALANCE_FORMATS)
-    inputs = {"train": open_inputs(paths or [], format=format, dataset_info=dataset_info, dataset=dataset)}
+    read = partial(
+        open_inputs, format=format, columns=columns_of(map), dataset_info=dataset_info, dataset=dataset,
+        say=say_nothing if quiet else say_note,
+    )  # fmt: skip
+    inputs = {"train": read(paths or [])}
     if eval_data:
-        inputs["eval"] = open_inputs(eval_data, format=format)
+        inputs["eval"] = read(eval_data)
     settings = PreprocessSettings(
         inputs=inputs,
         output=work_folder(output) if is_url(output) else Path(output),

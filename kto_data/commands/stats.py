@@ -116,7 +116,7 @@ def _cache_stats(cache: Path, output_format: str, output_file: Path | None, colo
 
 
 def _stats(settings: ValidateSettings, output_format: str, output_file: Path | None) -> None:
-    from kto_data.commands.output import wants_color
+    from kto_data.commands.output import say_note, say_nothing, wants_color
     from kto_data.commands.validate import check_settings, opened, worthwhile_jobs
     from kto_data.engine import local
     from kto_data.inputs import open_inputs, take_excerpt
@@ -129,7 +129,7 @@ def _stats(settings: ValidateSettings, output_format: str, output_file: Path | N
 
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
-        dataset=settings.dataset, splits=settings.split,
+        dataset=settings.dataset, splits=settings.split, say=say_nothing if settings.quiet else say_note,
     )  # fmt: skip
     refuse_shared(inputs, [("--output-file", output_file)])
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
@@ -140,11 +140,11 @@ def _stats(settings: ValidateSettings, output_format: str, output_file: Path | N
             found = validate(inputs, check, excerpt=excerpt, jobs=jobs, progress=progress.of_rows)
         if output_format == "json":
             output.write(stats_of(found.survey).model_dump_json(indent=2) + "\n")
-            return
-        paint = Paint(color=wants_color(settings.color, output))
-        output.writelines(f"{line}\n" for line in survey_lines(found.survey, paint))
-        if excerpt.text:
-            output.write(f"\n{excerpt.text}\n")
+        else:
+            paint = Paint(color=wants_color(settings.color, output))
+            output.writelines(f"{line}\n" for line in survey_lines(found.survey, paint))
+            if excerpt.text:
+                output.write(f"\n{excerpt.text}\n")
     num_bad = found.num_rows - sum(entry.num_rows_ok for entry in found.inputs)
     if num_bad and not settings.quiet:
         left_out = counted(num_bad, "row")

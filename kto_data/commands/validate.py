@@ -134,6 +134,11 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
 
     settings = effective.settings
     planned = planned_reports(settings.report)  # what cannot be written is told of before anything is done
+    if settings.statistics and settings.output_format not in ("full", "concise", "grouped"):
+        raise UsageError(
+            f"--statistics and --output-format {settings.output_format} cannot be given together",
+            hint="leave --statistics out: formats for machines have the numbers too",
+        )
 
     say = say_nothing if settings.quiet else say_note
     check = check_settings(settings)

@@ -205,6 +205,18 @@ def test_a_mapping_that_forgets_the_images_makes_no_cache(run: Run, mixed: Path,
     assert not (cache / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("how", ["map", "registry"])
+def test_both_splits_are_read_as_the_columns_are_said_to_be(run: Run, tmp_path: Path, cache: Path, how: str) -> None:
+    rows = [{"instruction": f"Q {i}?", "output": f"A {i}.", "verdict": i % 2 == 0} for i in range(4)]
+    train, held = (write_jsonl(tmp_path / f"{name}.jsonl", rows) for name in ("train", "held"))
+    columns = {"prompt": "instruction", "response": "output", "kto_tag": "verdict"}
+    registry = tmp_path / "dataset_info.json"
+    registry.write_text(json.dumps({"mine": {"file_name": train.name, "columns": columns}}))
+    options = ["--map", "label=verdict"] if how == "map" else ["--dataset-info", str(registry), "--dataset", "mine"]
+    assert run(train, "--eval-data", str(held), *options) == 0
+    assert [split.counts.kept for split in read_manifest(cache).splits.values()] == [4, 4]
+
+
 def test_standard_input_is_preprocessed_and_hashed(
     tiny_model: TinyModel, mixed: Path, cache: Path, tmp_path: Path
 ) -> None:

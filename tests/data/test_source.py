@@ -262,6 +262,17 @@ def _in_other_case(folder: Path) -> Path:
     return folder / "D.jsonl"
 
 
+def _dangling(folder: Path) -> Path:
+    (folder / "link.jsonl").symlink_to("nowhere.jsonl")
+    return folder / "link.jsonl"
+
+
+def _not_utf8(folder: Path) -> Path:
+    path = folder / os.fsdecode(b"\xff.jsonl")
+    path.write_text("{}")
+    return path
+
+
 def _fifo(folder: Path) -> Path:
     os.mkfifo(folder / "pipe.jsonl")
     return folder / "pipe.jsonl"
@@ -285,6 +296,8 @@ _GZIPPED = gzip.compress(b"\n".join(str(i * 7919 % 10007).encode() for i in rang
     [
         (_missing, "{path} does not exist", "did you mean {folder}/train.jsonl?"),
         (_in_other_case, "{path} does not exist", "did you mean {folder}/d.jsonl?"),
+        (_dangling, "{path} is a link to a file that does not exist", "mend the link, or remove it"),
+        (_not_utf8, "the name of {path} is not UTF-8", None),
         (_directory, "{path} is a directory", "name its data files one by one"),
         (_fifo, "{path} is not a regular file", "pipe it in and read standard input: `-`"),
         (_written("rows.csv", b"a"), "{path}: unknown kind of file '.csv'", None),
