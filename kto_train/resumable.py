@@ -69,6 +69,14 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             logger.warning("warning: the model card could not be written: %s", error)
 
+    def _run_epoch(self, **given: Any) -> None:
+        """Nothing where the last step is done: transformers looks at the number of steps after a step alone, and would
+        train one too many, where a run was lost between its last checkpoint and its model."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**given)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Where a resumed run learns from where, whatever shards its weights."""
         self.resumed_from = None if checkpoint is None else Path(checkpoint)

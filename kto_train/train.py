@@ -145,8 +145,17 @@ def _checkpoint(plan: Plan, record: RunRecord, say: Any) -> Path | None:
         found[0], passed_over = checkpoint_to_resume(plan.config, record.matters)
         for line in passed_over:
             say(line)
+        _check_steps_are_left(found[0], plan.num_steps)
     broadcast_object_list(found)
     return found[0]
+
+
+def _check_steps_are_left(checkpoint: Path | None, num_steps: int) -> None:
+    if checkpoint is not None and step_of(checkpoint) > num_steps:
+        raise ConfigError(
+            f"{checkpoint} is of step {step_of(checkpoint):,}, and the run is to have {num_steps:,}",
+            hint="more kto.max_steps or kto.num_train_epochs, or --resume with an earlier checkpoint",
+        )
 
 
 def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:

@@ -17,7 +17,7 @@ from conftest import TinyModel
 from safetensors.torch import load_file
 from test_train_cli import make_config, metrics
 
-from kto_data.errors import ExitCode
+from kto_data.errors import ConfigError, ExitCode
 from kto_train import reference_pass
 from kto_train.train import run
 
@@ -54,8 +54,14 @@ def whole_run(text_cache: Path, tiny_model: TinyModel) -> Path:
 
 
 def made(cache: Path, tiny_model: TinyModel, output: Path, **overrides: Any) -> Any:
-    kto = {"max_steps": 6, "save_steps": 2, "save_total_limit": 1}
+    kto = {"max_steps": 5, "save_steps": 2, "save_total_limit": 1}
     return make_config(cache, tiny_model("text"), output, kto=kto, **overrides)
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    weights, expected_weights = (load_file(folder / "model.safetensors") for folder in (found, expected))
+    assert [name for name, value in expected_weights.items() if not torch.equal(value, weights[name])] == []
+    assert metrics(found) == metrics(expected)
 
 
 @pytest.mark.parametrize("file", ["config.json", "trainer_state.json", "window_0.json", ".checkpoint.json.tmp"])
@@ -71,10 +77,23 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_from_the_checkpoint_before(
         line.endswith("checkpoint-4 is passed over: it has no checkpoint.json: it was not finished") for line in said
     )
     assert f"resumed from {tmp_path}/run/checkpoint-2, step 2" in said
-    weights = [load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path / "run")]
-    assert [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])] == []
-    assert metrics(tmp_path / "run") == metrics(whole_run)
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-6"]
+    assert_same_run(tmp_path / "run", whole_run)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
+
+
+def test_a_run_that_is_killed_after_its_last_step_trains_no_other(
+    whole_run: Path, text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, where transformers would."""
+    config = made(text_cache, tiny_model, tmp_path / "run")
+    killed(lambda: run(config, dry_run=False, say=lambda line: None), at_opening="/run/config.json")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    again = config.model_copy(update={"resume": "auto"})
+    assert run(again, dry_run=False, say=lambda line: None) == ExitCode.OK
+    assert_same_run(tmp_path / "run", whole_run)
+    shorter = again.model_copy(update={"kto": {**again.kto, "max_steps": 4}})
+    with pytest.raises(ConfigError, match="checkpoint-5 is of step 5, and the run is to have 4"):
+        run(shorter, dry_run=False, say=lambda line: None)
 
 
 def test_a_killed_computation_of_the_reference_is_gone_on_with(
