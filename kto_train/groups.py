@@ -25,7 +25,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from kto_data.pairing import group_sizes, label_shares
-from kto_train.partners import Fitter, arrange, spread_equal_completions
+from kto_train.fitting import Fitter
+from kto_train.partners import arrange, spread_equal_completions
 
 if TYPE_CHECKING:
     from trl import KTOConfig
