@@ -99,7 +99,7 @@ Translation = Callable[[Any, Mapping[str, Any], Imported], None]
 def import_config(given: Mapping[str, Any], *, kto_fields: Collection[str]) -> Imported:
     """Translate the settings of a LLaMA-Factory file; `kto_fields` are the names of `KTOConfig`'s fields.
 
-    Raises `ConfigError` where the file is of another kind of training, or names no model.
+    Raises `ConfigError` where the file is of another kind of training, names no model, or has a value of a wrong kind.
     """
     _check_kind(given)
     written = {key: value for key, value in given.items() if value is not None}
@@ -144,6 +144,8 @@ def _mend_batches_of_one(result: Imported) -> None:
     kto = result.settings.get("kto", {})
     if kto.get("per_device_train_batch_size") == 1:
         accumulated = kto.get("gradient_accumulation_steps", 1)
+        if not isinstance(accumulated, int):
+            raise ConfigError(f"gradient_accumulation_steps: {accumulated!r} is not what LLaMA-Factory takes there")
         kto |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": max(1, accumulated // 2)}
         told = f"the KL term needs two rows; 1 row {accumulated} times was asked for"
         result.changed["kto.per_device_train_batch_size"] = told
@@ -156,7 +158,10 @@ def _translate(
     key: str, value: Any, settings: Mapping[str, Any], kto_fields: Collection[str], result: Imported
 ) -> None:
     if key in _TRANSLATIONS:
-        _TRANSLATIONS[key](value, settings, result)
+        try:
+            _TRANSLATIONS[key](value, settings, result)
+        except (TypeError, ValueError, AttributeError):
+            raise ConfigError(f"{key}: {value!r} is not what LLaMA-Factory takes there") from None
     elif key in _NEEDLESS:
         result.needless[key] = _NEEDLESS[key]
     elif key in kto_fields and key not in RESERVED_KTO_KEYS:

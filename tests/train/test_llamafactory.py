@@ -138,6 +138,21 @@ def test_a_file_of_another_kind_is_refused(settings: dict[str, Any], told: str) 
     assert raised.value.what == told
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("val_size", "half"),
+        ("lora_target", ["q_proj", "v_proj"]),
+        ("warmup_ratio", "a tenth"),
+        ("gradient_accumulation_steps", "8"),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as raised:
+        imported(per_device_train_batch_size=1, **{key: value})
+    assert raised.value.what == f"{key}: {value!r} is not what LLaMA-Factory takes there"
+
+
 def test_the_command_writes_settings_that_train_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "kto.yaml"
     file.write_text(
