@@ -64,9 +64,14 @@ def check_output(config: TrainConfig) -> None:
         raise InputError(f"{output} is not a folder")
     if (output / "run.json").exists() and config.resume is None:
         raise ConfigError(f"{output} holds another run", hint="--resume auto goes on with it; or name another --output")
-    above = next(folder for folder in (output, *output.resolve().parents) if folder.exists())
-    if not os.access(above, os.W_OK):
+    if not os.access(_nearest_folder(output), os.W_OK):
         raise InputError(f"{output} cannot be written to")
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself, or the one above it that is there."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def check_weights_are_there(model: str) -> None:
@@ -146,7 +151,7 @@ def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> I
     if told:
         yield told
     needed = _checkpoint_bytes(config)
-    free = shutil.disk_usage(next(f for f in Path(config.output_dir).resolve().parents if f.exists())).free
+    free = shutil.disk_usage(_nearest_folder(Path(config.output_dir))).free  # which may be a disk of its own
     if needed > free:
         yield f"a checkpoint takes about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
 
