@@ -11,24 +11,44 @@ from accelerate.utils import DistributedType
 from trl import KTOConfig
 
 from kto_data.balance import AdmissibleWeights
-from kto_data.errors import ConfigError, first_line
+from kto_data.errors import ConfigError
+from kto_train.bounds import value_problems
 from kto_train.checks import deepspeed_file
 from kto_train.config import TrainConfig, check_fields
 
 
 def check_library_fields(config: TrainConfig) -> None:
-    """Raises `ConfigError` for a key under `kto` or `lora` that TRL or peft does not know, or of a wrong type."""
+    """Raises `ConfigError` for a key under `kto` or `lora` that TRL or peft does not know, and for a value that is of a
+    wrong type or makes no training."""
     from peft import LoraConfig
 
     check_fields(config.kto, KTOConfig, "kto")
+    for problem in value_problems(config.kto):
+        raise ConfigError(problem.message)
+    _check_model_settings(config.kto.get("model_init_kwargs") or {})
     if config.lora is not None:
         check_fields(config.lora, LoraConfig, "lora")
 
 
+def _check_model_settings(given: Any) -> None:
+    if not isinstance(given, dict):
+        raise ConfigError(f"kto.model_init_kwargs must be a mapping, not {given!r}")
+    dtype = given.get("dtype", "auto")
+    if dtype != "auto" and not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise ConfigError(
+            f"kto.model_init_kwargs.dtype: torch has no type {dtype!r}", hint="bfloat16, float16, float32, or auto"
+        )
+
+
 def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: bool) -> KTOConfig:
-    """What TRL's trainer is told. Raises `ConfigError` where it refuses it."""
+    """What TRL's trainer is told. Raises `ConfigError` where it refuses it, and where it would leave `fsdp` out."""
     settings: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
     if not torch.accelerator.is_available():
+        if config.kto.get("fsdp"):
+            raise ConfigError(
+                "kto.fsdp spreads the weights over devices, and this machine has none: all would be on each process",
+                hint="deepspeed: z3 spreads them over processes too",
+            )
         # With `use_cpu`, transformers would not start DeepSpeed.
         settings |= {"use_cpu": config.deepspeed is None, "bf16": False}
     if has_images:
@@ -53,7 +73,7 @@ def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: b
     try:
         return KTOConfig(**settings)
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"kto: {first_line(error)}") from None
+        raise ConfigError(f"kto: {' '.join(str(error).split())}") from None
 
 
 def _start_deepspeed_without_a_device() -> None:

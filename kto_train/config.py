@@ -27,12 +27,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from kto_data.errors import ConfigError
 from kto_data.training import Problem
 
-Positive = Annotated[float, Field(gt=0)]
+
+def _checked_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise PydanticCustomError("pattern", "must be a regular expression ({told})", {"told": str(error)}) from None
+    return text
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 
 RESERVED_KTO_KEYS: dict[str, str] = {
     "output_dir": "set `output_dir` at the top",
@@ -70,7 +81,7 @@ class TrainConfig(_Strict):
     cache: str = Field(description="Folder or URL of a cache that `ktodata preprocess` made.")
     output_dir: str = Field(description="Folder for checkpoints, metrics, plots and the trained model.")
     image_root: str | None = Field(default=None, description="Where image paths start, if not where they did.")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
     weights: Literal["auto", "none"] | Weights = "auto"
     reference: Literal["cached", "live"] = Field(
@@ -80,7 +91,7 @@ class TrainConfig(_Strict):
         default=True, description="Train rows of like length together: less padding. false: any rows together."
     )
     lora: dict[str, Any] | None = Field(default=None, description="Fields of peft.LoraConfig; null trains all weights.")
-    freeze: list[str] = Field(
+    freeze: list[Pattern] = Field(
         default=[], description="Weights that are not trained: regular expressions, each found in the names of some."
     )
     quantization: dict[str, Any] | None = Field(
@@ -186,14 +197,21 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
     """Dotted keys, and what is wrong with them."""
     found = []
     for problem in error.errors():
-        location = [str(part) for part in problem["loc"]]
+        location = _location(dict(problem))
+        if location[0] == "weights" and problem["type"] == "literal_error" and isinstance(problem["input"], dict):
+            continue  # it is no word: what is wrong in the mapping is told by itself
         key = ".".join(location) if problem["type"] == "extra_forbidden" else location[0]
         found.append((key, _told(dict(problem))))
     return list(dict.fromkeys(found))  # a union reports once a member
 
 
+def _location(problem: dict[str, Any]) -> list[str]:
+    """The path of a key; pydantic puts the name of a union's member in it."""
+    return [str(part) for part in problem["loc"] if part != Weights.__name__]
+
+
 def _told(problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = _location(problem)
     if problem["type"] == "extra_forbidden":
         known = Weights.model_fields if location[0] == "weights" else TrainConfig.model_fields
         return unknown_key(location[-1], known, within=".".join(location[:-1]))
@@ -228,8 +246,8 @@ def field_problems(given: Mapping[str, Any], names: Collection[str], dataclass: 
 def check_fields(given: Mapping[str, Any], dataclass: type, within: str) -> None:
     """Check names and plain types of `given` against a dataclass of another library.
 
-    Raises `ConfigError`. What is not a plain type (int, float, bool, str, or one of them or None) is left to the
-    library itself.
+    Raises `ConfigError`. What is no plain type (int, float, bool, str, list, dict, None, or one of several) is left to
+    the library itself.
     """
     hints = typing.get_type_hints(dataclass)
     names = [field.name for field in dataclasses.fields(dataclass) if field.init]
@@ -243,11 +261,10 @@ def check_fields(given: Mapping[str, Any], dataclass: type, within: str) -> None
 
 
 def _plain_types(hint: Any) -> tuple[type, ...]:
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
-    if typing.get_origin(hint) not in (None, types.UnionType, typing.Union):
-        return ()
-    plain = (int, float, bool, str, type(None))
-    return tuple(members) if all(member in plain for member in members) else ()
+    members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    bare = [typing.get_origin(member) or member for member in members]
+    plain = (int, float, bool, str, list, dict, type(None))
+    return tuple(bare) if all(member in plain for member in bare) else ()
 
 
 def _is_of(value: Any, allowed: tuple[type, ...]) -> bool:

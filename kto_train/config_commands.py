@@ -31,13 +31,17 @@ def import_(
     Prints the settings for `ktodata train --config`, and in comments above them the `ktodata preprocess` that belongs
     to them and every key that has no counterpart. Its defaults are written out where ours are others.
     """
+    from kto_data.errors import ConfigError
     from kto_data.writing import write_whole
+    from kto_train.bounds import value_problems
     from kto_train.config import make_config, read_config, to_yaml
     from kto_train.llamafactory import import_config
     from kto_train.outlook import KTO_CLASSES, field_names
 
     imported = import_config(read_config(file), kto_fields=field_names(KTO_CLASSES) or ())
     make_config(imported.settings)  # what is written can be read
+    for problem in value_problems(imported.settings.get("kto", {})):
+        raise ConfigError(problem.message)
     text = "".join(f"{line}\n" for line in _comments(file, imported)) + to_yaml(imported.settings)
     if output is None:
         typer.echo(text, nl=False)

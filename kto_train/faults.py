@@ -20,7 +20,8 @@ _AFTER_FULL = "free some space there, then --resume auto"
 
 @contextmanager
 def told_faults(output: Path) -> Iterator[None]:
-    """Makes one line of a full disk, a full device, and of what a data worker found wrong.
+    """Makes one line of a full disk, a full device, a package that a setting needs, and of what a data worker found
+    wrong.
 
     `output` is where the training writes. Raises `InputError`, `ConfigError`, or what the worker raised.
     """
@@ -42,6 +43,8 @@ def told_faults(output: Path) -> Iterator[None]:
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         raise InputError(f"cannot write to {output}: the disk is full", hint=_AFTER_FULL) from None
+    except ImportError as error:  # of an optimizer or a kernel that a setting asks for
+        raise ConfigError(f"a setting under kto needs another package: {first_line(error)}") from None
     except KtoDataError as error:
         raise _from_worker(error) from None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kto_data.training import Problem, TrainPlan
+from kto_train.bounds import value_problems
 from kto_train.config import field_problems, key_lines, read_config, setting_problems
 
 _EVAL_KEYS = (
@@ -52,7 +53,7 @@ def plan_of(settings: Mapping[str, Any], *, path: str = "", lines: Mapping[str, 
     problems: list[Problem] = []
     unchecked: list[Problem] = []
     if lines is not None:
-        problems += setting_problems(settings)
+        problems += [*setting_problems(settings), *value_problems(kto)]
         for within, given, classes in (("kto", kto, KTO_CLASSES), ("lora", _mapping(lora), LORA_CLASSES)):
             names = field_names(classes)
             if names is not None:

@@ -180,11 +180,17 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
             peft_config=lora_config(config),
             callbacks=callbacks,
         )
+    except ConnectionError as error:  # `push_to_hub` makes its repository first
+        raise ConfigError(f"the hub cannot be reached: {first_line(error)}") from None
     except OSError as error:
         if error.errno is not None:  # the system's own: a full disk, a missing permission
             raise
         raise ModelError(f"{config.model} cannot be loaded: {first_line(error)}") from None
     except (ValueError, NotImplementedError) as error:  # how TRL and peft refuse settings that do not go together
         raise ConfigError(f"the trainer refuses it: {first_line(error)}") from None
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error) or "model_init_kwargs" not in config.kto:
+            raise
+        raise ConfigError(f"kto.model_init_kwargs: {first_line(error)}") from None
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -89,6 +89,14 @@ def test_every_unknown_key_is_told_at_its_line(tmp_path: Path) -> None:
     assert "is decided elsewhere" in told[6]
 
 
+def test_a_number_that_no_training_can_be_made_with_is_told_at_its_line(tmp_path: Path) -> None:
+    found = check(tmp_path, "kto:\n  beta: 0.1\n  gradient_accumulation_steps: 0\n  loss_type: dpo\n")
+    assert sorted(placed(found), key=str) == [
+        ("KTO701", 3, "/kto/gradient_accumulation_steps"),
+        ("KTO701", 4, "/kto/loss_type"),
+    ]
+
+
 def test_keys_of_a_library_that_is_not_installed_are_said_not_to_be_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

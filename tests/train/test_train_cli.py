@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from kto_data.cli import main
-from kto_data.errors import ExitCode, InputError
+from kto_data.errors import ConfigError, ExitCode, InputError
 from kto_train.config import TrainConfig
 from kto_train.monitor import read_metrics
 from kto_train.train import run
@@ -88,6 +88,15 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(text_cache: Path, tiny_mo
     assert [line.split("  ")[0] for line in said[9:12]] == ["this run", "ZeRO-3, offloaded", "LoRA, r = 16"]
     assert not (tmp_path / "run").exists()
     assert not (text_cache / "reference").exists()
+
+
+def test_groups_of_any_lengths_are_had_where_they_are_asked_for(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", group_by_length=False)
+    assert run(config, dry_run=True, say=said.append) == ExitCode.OK
+    assert "groups     3 of 4 rows, 18% padding" in said
 
 
 def stopping_at(step: int, number: signal.Signals) -> tuple[Callable[[str], None], list[str]]:
@@ -227,6 +236,24 @@ def test_a_full_disk_is_one_line(limit: int, text_cache: Path, tiny_model: TinyM
     config = make_config(text_cache, tiny_model("text"), tmp_path / "run", reference="live", kto={"max_steps": 1})
     with largest_file(limit), pytest.raises(InputError, match=f"cannot write .*{tmp_path}/run"):
         run(config, dry_run=False, say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("kto", "told"),
+    [
+        ({"fsdp": "full_shard"}, "kto.fsdp spreads the weights over devices, and this machine has none"),
+        ({"model_init_kwargs": {"number": 3}}, "kto.model_init_kwargs: .*unexpected keyword argument 'number'"),
+        ({"optim": "apollo_adamw"}, "a setting under kto needs another package: .*apollo_torch"),
+        ({"push_to_hub": True}, "the hub cannot be reached: .*offline mode"),
+    ],
+)
+def test_what_trl_finds_wrong_with_a_setting_is_one_line(
+    kto: dict[str, Any], told: str, text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", reference="live", kto=kto)
+    with pytest.raises(ConfigError, match=told) as raised:
+        run(config, dry_run=False, say=lambda line: None)
+    assert "\n" not in raised.value.what
 
 
 @pytest.mark.parametrize(

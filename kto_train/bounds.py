@@ -1,0 +1,41 @@
+"""What the fields of `KTOConfig` may hold, where TRL and transformers take anything and fail, or train nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kto_data.training import NO_KL_LOSS, Problem
+
+_LOSSES = ("kto", NO_KL_LOSS)
+_AT_LEAST: dict[str, int] = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "pad_to_multiple_of": 1,
+    "dataloader_num_workers": 0,
+}
+_ABOVE_ZERO = ("learning_rate", "beta", "num_train_epochs")
+
+
+def value_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
+    """The values of `kto` that no training can be made with. One of a wrong type is somebody else's to find."""
+    for key, least in _AT_LEAST.items():
+        if _is_number(kto.get(key)) and kto[key] < least:
+            yield _problem(key, f"at least {least}", kto[key])
+    for key in _ABOVE_ZERO:
+        if _is_number(kto.get(key)) and not (math.isfinite(kto[key]) and kto[key] > 0):
+            yield _problem(key, "a number above 0", kto[key])
+    if _is_number(kto.get("max_steps")) and kto["max_steps"] < 1 and kto["max_steps"] != -1:
+        yield _problem("max_steps", "at least 1, or -1 for whole epochs", kto["max_steps"])
+    if isinstance(kto.get("loss_type"), str) and kto["loss_type"] not in _LOSSES:
+        yield _problem("loss_type", " or ".join(_LOSSES), kto["loss_type"])
+
+
+def _problem(key: str, allowed: str, value: object) -> Problem:
+    return Problem(f"kto.{key}", f"kto.{key} must be {allowed}, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
