@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SHARD_ROWS = 16_384
 DEFAULT_BATCH_SIZE = 4  # the least that is advised for KTO
+MOST_SHARD_ROWS, MOST_BATCH_SIZE = 1_000_000_000, 1_000_000  # more are a slip of the finger
 _WARNINGS_SHOWN = 3  # of a rule: they leave no row out, and `ktodata validate` shows them all
 NEEDED_PACKAGES = ("transformers", "datasets", "pyarrow", "jinja2")
 
@@ -64,9 +65,10 @@ def preprocess(
     pack_images: Annotated[
         PackImages, typer.Option(help="Copy images into the cache: as they are, or scaled to --image-max-pixels.")
     ] = "none",
-    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = DEFAULT_SHARD_ROWS,
+    shard_rows: Annotated[int, typer.Option(min=1, max=MOST_SHARD_ROWS, help="Rows of a shard.")] = DEFAULT_SHARD_ROWS,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Rows a device, of the training to come: for the report alone.")
+        int,
+        typer.Option(min=1, max=MOST_BATCH_SIZE, help="Rows a device, of the training to come: for the report alone."),
     ] = DEFAULT_BATCH_SIZE,
     report: Annotated[
         list[str] | None,
@@ -95,9 +97,8 @@ def preprocess(
     from kto_data.build import BuildSettings
     from kto_data.commands.options import columns_of
     from kto_data.commands.output import BALANCE_FORMATS, planned_reports, say_note, say_nothing, write_balance
-    from kto_data.commands.places import image_folder
+    from kto_data.commands.places import image_folder, pixel_budget, refuse_shared
     from kto_data.engine.choose import open_engine
-    from kto_data.image import PixelBudget
     from kto_data.inputs import common_folder, open_inputs
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
@@ -116,6 +117,8 @@ def preprocess(
     inputs = {"train": read(paths or [])}
     if eval_data:
         inputs["eval"] = read(eval_data)
+    every_input = tuple(itertools.chain(*inputs.values()))
+    refuse_shared(every_input, [(f"--report {name}:", path) for name, path in planned])
     settings = PreprocessSettings(
         inputs=inputs,
         output=work_folder(output) if is_url(output) else Path(output),
@@ -123,8 +126,8 @@ def preprocess(
         build=BuildSettings(
             model=model,
             trust_remote_code=trust_remote_code,
-            image_root=image_folder(image_root) or common_folder(itertools.chain(*inputs.values())),
-            budget=PixelBudget(min_pixels=image_min_pixels, max_pixels=image_max_pixels),
+            image_root=image_folder(image_root) or common_folder(every_input),
+            budget=pixel_budget(image_min_pixels, image_max_pixels),
             max_length=max_length,
             too_long=too_long,
             invalid=invalid,

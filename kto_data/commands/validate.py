@@ -24,7 +24,7 @@ from kto_data.commands.output import (
     write_reports,
     write_step_summary,
 )
-from kto_data.commands.places import image_folder, refuse_shared
+from kto_data.commands.places import image_folder, pixel_budget, refuse_shared
 from kto_data.errors import ExitCode, InputError, UsageError
 from kto_data.finding import Severity
 
@@ -232,19 +232,16 @@ def _say_what_runs(effective: Effective, check: CheckSettings, jobs: int, say: C
 def check_settings(settings: ValidateSettings) -> CheckSettings:
     """What lines are held to, as asked. Raises `UsageError` and `InputError` for what cannot be."""
     from kto_data.check import CheckSettings
-    from kto_data.image import ImageCheck, PixelBudget
+    from kto_data.image import ImageCheck
     from kto_data.rules.selection import select_rules
 
-    least, most = settings.image_min_pixels, settings.image_max_pixels
-    if least and most and least > most:
-        raise UsageError("--image-min-pixels is above --image-max-pixels", hint="swap the two numbers")
     rules = select_rules(select=settings.select, ignore=settings.ignore, extend_select=settings.extend_select)
     if not rules:
         raise UsageError("no rule is left to run", hint="ignore less, or select more")
     return CheckSettings(
         images=ImageCheck(settings.images),
         image_root=image_folder(settings.image_root),
-        budget=PixelBudget(min_pixels=least, max_pixels=most),
+        budget=pixel_budget(settings.image_min_pixels, settings.image_max_pixels),
         row_max_pixels=settings.row_max_pixels,
         model=settings.model,
         trust_remote_code=settings.trust_remote_code,

@@ -205,6 +205,25 @@ def test_a_mapping_that_forgets_the_images_makes_no_cache(run: Run, mixed: Path,
     assert not (cache / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--report", "json:{data}"],
+        ["--report", "json:{data}.txt", "--report", "html:{data}.txt"],
+        ["--image-min-pixels", "100", "--image-max-pixels", "10"],
+        ["--shard-rows", "99999999999999999999"],
+        ["--batch-size", "99999999999999999999"],
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_any_row_is_read(
+    run: Run, mixed: Path, cache: Path, options: list[str]
+) -> None:
+    before = mixed.read_bytes()
+    assert run(mixed, *(option.format(data=mixed) for option in options)) == 2
+    assert mixed.read_bytes() == before
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize("how", ["map", "registry"])
 def test_both_splits_are_read_as_the_columns_are_said_to_be(run: Run, tmp_path: Path, cache: Path, how: str) -> None:
     rows = [{"instruction": f"Q {i}?", "output": f"A {i}.", "verdict": i % 2 == 0} for i in range(4)]
