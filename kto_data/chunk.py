@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 from kto_data import json_array, parquet, storage
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
+from kto_data.local_copy import unnamed_copy
 from kto_data.marks import line_ends
 from kto_data.storage import FileState
 
@@ -251,7 +252,7 @@ class Chunk:
         if not self._is_elsewhere:
             return self.local
         with reading(self.path):
-            path, state = storage.unnamed_copy(self.path)
+            path, state = unnamed_copy(self.path)
         if state != self.copied:
             raise changed(self.path)
         return path

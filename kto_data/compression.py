@@ -5,25 +5,43 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+from kto_data.errors import InputError
+
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 """What reading a damaged file raises: never an end that looks like the end of the data."""
 
 _BUFFER_BYTES = 1 << 17
 _STEP_BYTES = 1 << 11  # zstd may make 32,768 bytes of one: more at a time, and a bomb would fill the memory
 
 
-def open_gzip(file: BinaryIO) -> BinaryIO:
-    """The plain bytes of the gzip file `file`."""
-    return cast("BinaryIO", gzip.open(file))
+@contextmanager
+def plain(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
+    """The plain bytes of `file`, which is packed as the suffix of `name` says: gzip, all frames of zstd, or not."""
+    if name.lower().endswith(".gz"):
+        with gzip.open(file) as unpacked:
+            yield cast("BinaryIO", unpacked)
+    elif name.lower().endswith(".zst"):
+        with io.BufferedReader(_ZstdFile(file), _BUFFER_BYTES) as unpacked:
+            yield cast("BinaryIO", unpacked)
+    else:
+        yield file
 
 
-def open_zstd(file: BinaryIO) -> BinaryIO:
-    """The plain bytes of the zstd file `file`, all its frames."""
-    return cast("BinaryIO", io.BufferedReader(_ZstdFile(file), _BUFFER_BYTES))
+@contextmanager
+def telling_damage(path: str, line_reached: Callable[[], int]) -> Iterator[None]:
+    """Makes of what a damaged file raises while it is read an `InputError`, with the line that was reached."""
+    try:
+        yield
+    except _DAMAGE as error:
+        test = "zstd --test" if path.lower().endswith(".zst") else "gzip --test"
+        raise InputError(
+            f"{path} is damaged: decompression fails in or after line {line_reached()}: {error}",
+            hint=f"check that it was copied whole (`{test}`)",
+        ) from None
 
 
 @contextmanager

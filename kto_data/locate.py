@@ -9,7 +9,7 @@ import json
 import os
 from functools import lru_cache
 
-from kto_data import storage
+from kto_data.local_copy import copy_made
 
 _MOST_BYTES = 1 << 18  # a longer line is not looked into: its columns help nobody, and take seconds
 _SUFFIXES = (".jsonl", ".json")  # where a byte offset leads to the line itself
@@ -25,7 +25,7 @@ def column(path: str, byte_offset: int | None, pointer: str) -> int | None:
     if byte_offset is None or not pointer or not path.lower().endswith(_SUFFIXES):
         return None
     try:
-        path = storage.copy_made(path) or path
+        path = copy_made(path) or path
         changed = os.stat(path).st_mtime_ns
     except (OSError, ValueError):  # gone since, or no file of this machine
         return None

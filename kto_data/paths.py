@@ -15,7 +15,7 @@ from kto_data.errors import InputError, UsageError
 from kto_data.source import STDIN, SUFFIXES, kind_of
 
 TRAIN = "train"
-"""The split of a file where the user says nothing else."""
+"""The split that is trained on: of a file where the user says nothing else."""
 
 _NO_DATA = frozenset({"dataset_info.json", "dataset_infos.json"})  # registries, which describe data
 _SHOWN = 4

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from kto_data import compression, json_array, parquet, storage
 from kto_data.chunk import READ_BYTES, Chunk, SourceKind, reading, unreadable
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
+from kto_data.local_copy import LocalCopy, local_copy
 from kto_data.safe_text import encodable
 from kto_data.storage import FileState
 
@@ -120,7 +121,7 @@ class Source:
         lines: list[bytes] = []
         with _open_stream(self) as file:
             while True:
-                with _decompressing(self.path, lambda: number + len(lines)):  # noqa: B023  (called at once)
+                with compression.telling_damage(self.path, lambda: number + len(lines)):  # noqa: B023  (called at once)
                     num_bytes = 0
                     for raw in islice(_lines_of(file), rows_per_chunk):
                         lines.append(raw)
@@ -147,7 +148,7 @@ class Source:
 
     def _array_chunks(self, rows_per_chunk: int) -> Iterator[Chunk]:
         line_reached = 1
-        with _open_stream(self) as file, _decompressing(self.path, lambda: line_reached):
+        with _open_stream(self) as file, compression.telling_damage(self.path, lambda: line_reached):
             records = json_array.spans(file)
             while batch := self._batch(records, rows_per_chunk):
                 spans = tuple(span for span, _ in batch)
@@ -235,9 +236,9 @@ def kind_of(path: str) -> SourceKind | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.lower().endswith(suffix)), None)
 
 
-def _fetched(url: str) -> storage.LocalCopy:
+def _fetched(url: str) -> LocalCopy:
     try:
-        return storage.local_copy(url)
+        return local_copy(url)
     except FileNotFoundError:
         raise _not_found(url) from None
     except OSError as error:
@@ -252,7 +253,7 @@ def no_rows(path: str) -> InputError:
 
 def _holds_lines(source: Source) -> bool:
     """Whether a `.json` file holds JSON lines: its first line with text is an object by itself."""
-    with _open_stream(source) as file, _decompressing(source.path, lambda: 1):
+    with _open_stream(source) as file, compression.telling_damage(source.path, lambda: 1):
         first = next((line for line in _lines_of(file) if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
     try:
         return isinstance(orjson.loads(first.removeprefix(BYTE_ORDER_MARK)), dict)
@@ -284,27 +285,8 @@ def _open_stream(source: Source) -> Iterator[BinaryIO]:
     if source.kind is SourceKind.STDIN:
         yield sys.stdin.buffer
         return
-    with reading(source.path), open(source.local, "rb") as raw:
-        if source.kind in (SourceKind.JSONL_GZ, SourceKind.JSON_GZ):
-            with compression.open_gzip(raw) as file:
-                yield file
-        elif source.kind in (SourceKind.JSONL_ZST, SourceKind.JSON_ZST):
-            with compression.open_zstd(raw) as file:
-                yield file
-        else:
-            yield raw
-
-
-@contextmanager
-def _decompressing(path: str, line_reached: Callable[[], int]) -> Iterator[None]:
-    try:
-        yield
-    except compression.DAMAGE as error:
-        test = "zstd --test" if path.lower().endswith(".zst") else "gzip --test"
-        raise InputError(
-            f"{path} is damaged: decompression fails in or after line {line_reached()}: {error}",
-            hint=f"check that it was copied whole (`{test}`)",
-        ) from None
+    with reading(source.path), open(source.local, "rb") as raw, compression.plain(source.kind, raw) as file:
+        yield file
 
 
 def _not_found(path: str) -> InputError:

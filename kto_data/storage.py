@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -53,17 +51,6 @@ class FileState(NamedTuple):
     version: str  # empty where nobody says it: then nothing is told
 
 
-class LocalCopy(NamedTuple):
-    """A file on this machine that has the bytes of the one at a URL."""
-
-    path: str
-    state: FileState | None  # of what was copied; None where it is the very file
-
-
-_made: dict[str, LocalCopy] = {}  # by URL
-_unnamed: dict[str, tuple[str, FileState]] = {}  # by URL: path and what was copied
-
-
 def cache_home() -> Path:
     """The folder on this machine for what can be had again: `$XDG_CACHE_HOME/ktodata`, or `~/.cache/ktodata`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ktodata")
@@ -84,47 +71,17 @@ def local_path(url: str) -> str | None:
     return str(_system("file")._strip_protocol(url)) if _is_local(url) else None
 
 
-def local_copy(url: str) -> LocalCopy:
-    """The file at `url` itself where it is on this machine, or a copy of it that goes when the process ends.
-
-    Files are read more than once, from the middle, and in several processes. Raises OSError where it cannot be read.
-    """
-    if url not in _made:  # nothing is fetched twice
-        path = local_path(url)
-        _made[url] = LocalCopy(path, None) if path is not None else _copied(url)
-    return _made[url]
-
-
-def copy_made(url: str) -> str | None:
-    """The path that `local_copy` has said of `url`; None where it was not asked."""
-    return _made[url].path if url in _made else None
-
-
-def _copied(url: str) -> LocalCopy:
-    with tempfile.NamedTemporaryFile(dir=_copies().name, delete=False) as copy:
-        return LocalCopy(copy.name, _copy_to(copy, url))
-
-
-def _copy_to(copy: IO[bytes], url: str) -> FileState:
+def copy_to(file: IO[bytes], url: str) -> FileState:
+    """Write the bytes of what is at `url` to `file`; the state that it has. Raises OSError where it cannot be read, or
+    changes meanwhile."""
     with _speaking(url) as (system, remote):
         before = _state(_file_info(system, remote, url))
-        with system.open(remote, "rb") as file:
-            while data := file.read(_COPY_BYTES):
-                copy.write(data)
+        with system.open(remote, "rb") as source:
+            while data := source.read(_COPY_BYTES):
+                file.write(data)
         if _state(_file_info(system, remote, url)) != before:
             raise OSError("it changed while it was read")
         return before
-
-
-def unnamed_copy(url: str) -> tuple[str, FileState]:
-    """A copy for this process alone, made once, and the state of what was copied. It has no name: nothing is left of it
-    however the process ends. Raises OSError where it cannot be read."""
-    if url not in _unnamed:
-        with tempfile.TemporaryFile() as copy:
-            state = _copy_to(copy, url)
-            copy.flush()
-            _unnamed[url] = f"/dev/fd/{os.dup(copy.fileno())}", state  # open as long as the process is there
-    return _unnamed[url]
 
 
 def read_range(url: str, start: int, stop: int, state: FileState) -> bytes:
@@ -283,11 +240,6 @@ def at_once(call: Callable[[Item], Answer], items: Iterable[Item], most: int = R
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@cache
-def _copies() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="ktodata-")
 
 
 def _protocol(url: str) -> str:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from kto_data.balance import AdmissibleWeights, admissible_weights
 from kto_data.distribution import Distribution, distribution
 from kto_data.pairing import Microbatches, microbatches
-from kto_data.rules.facts import TRAIN, DatasetFacts
+from kto_data.paths import TRAIN
+from kto_data.rules.facts import DatasetFacts
 from kto_data.rules.split import Shape, SplitFacts
 from kto_data.rules.traits import Shortcut, label_order, shortcuts
 

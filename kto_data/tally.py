@@ -16,6 +16,7 @@ from kto_data.digest import message_text, record_digest
 from kto_data.encode import Encoded
 from kto_data.manifest import LabelCounts, SplitCounts
 from kto_data.record import Record
+from kto_data.rules.split import OTHER_SOURCES
 
 ROW_DTYPE = np.dtype(
     [
@@ -32,12 +33,10 @@ ROW_DTYPE = np.dtype(
 IMAGE_KEY_DTYPE = np.dtype("<u8")
 """The first 64 bits of the SHA-256 of an image file."""
 
-OTHER_SOURCES = "(others)"
-"""The source of rows whose own comes after `_MANY_SOURCES` of them: it may be a name that no two rows share."""
 KEPT = "kept"
 """What became of a row that was not dropped; of the others, it is the code of a rule."""
 
-_MANY_SOURCES = 10_000
+_MANY_SOURCES = 10_000  # rows of further ones are counted under `OTHER_SOURCES`
 _MAX_TEXTS = 100  # repeated completions of a chunk whose text is kept, to show it
 _TEXT_CHARS = 60  # characters kept of each
 

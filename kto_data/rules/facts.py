@@ -18,15 +18,12 @@ from kto_data.chunk import Endings
 from kto_data.column import Column
 from kto_data.digest import SampleDigest
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
+from kto_data.paths import TRAIN
 from kto_data.repeats import Keys, groups_of_equal
 from kto_data.rules.split import ImageFile, Place, Shape, SplitFacts
 
 if TYPE_CHECKING:
     from kto_data.training import TrainPlan
-
-TRAIN = "train"
-"""The name of the split that is trained on."""
-
 
 _NO_LINES = Endings(num_lines=0, num_crlf=0, first_crlf=0, unended=0)
 

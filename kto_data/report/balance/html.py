@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from kto_data import __version__
 from kto_data.balance import Verdict
+from kto_data.paths import TRAIN
 from kto_data.remarks import Remark
 from kto_data.report.balance.model import BalanceReport, LabelCounts, SourceCounts, SplitReport, Weights
 from kto_data.report.balance.text import VERDICTS, headline, interval, number, reason_words, told_stages
 from kto_data.report.chart import Histogram, histogram
 from kto_data.report.template import render
 from kto_data.report.text import cut
-from kto_data.rules.facts import TRAIN
 
 _MOST_SOURCES, _MOST_REMARKS = 30, 30
 _MOST_OF_TEXT = 100  # characters of a completion

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kto_data.distribution import Distribution
+from kto_data.paths import TRAIN
 from kto_data.report.balance.model import BalanceReport, LabelCounts, SplitReport, Weights
 from kto_data.report.balance.text import VERDICTS, headline, interval, number, reason_words, told_stages
 from kto_data.report.markdown import cell
 from kto_data.report.text import cut
-from kto_data.rules.facts import TRAIN
 
 _MOST_OF_NAME = 120  # characters
 _MOST_SOURCES, _MOST_REMARKS = 50, 30

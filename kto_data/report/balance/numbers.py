@@ -18,6 +18,7 @@ from kto_data.digest import join_digests
 from kto_data.distribution import Distribution, Separation, distribution, group_separation
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.pairing import microbatches
+from kto_data.paths import TRAIN
 from kto_data.policy import CONTRADICTION_CODE
 from kto_data.repeats import Keys, copy_of
 from kto_data.report.balance.model import (
@@ -35,7 +36,6 @@ from kto_data.report.balance.model import (
     label_counts,
 )
 from kto_data.report.balance.remarks import balance_remarks
-from kto_data.rules.facts import TRAIN
 from kto_data.tally import KEPT, Tally, label_name
 
 _NUM_SOURCES = 100  # shown by name, the largest ones

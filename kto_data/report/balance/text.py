@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kto_data.balance import Verdict
+from kto_data.paths import TRAIN
 from kto_data.report.balance.model import BalanceReport, Band, LabelCounts, SplitReport, Stages, Weights
 from kto_data.report.stats_text import quantile_lines
 from kto_data.report.text import Paint, cut, remark_lines
 from kto_data.rules import ALL_RULES
-from kto_data.rules.facts import TRAIN
 from kto_data.rules.words import counted
 from kto_data.safe_text import printable
 
