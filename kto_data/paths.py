@@ -7,6 +7,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +72,11 @@ def _files(path: str, say: Say) -> list[str]:
     if os.path.isdir(path):
         return _known(path, _walk(path), say)
     if any(mark in path for mark in "*?[") and not os.path.lexists(path):
-        try:
+        found = []
+        with suppress(ValueError):  # a NUL character
             found = sorted(file for file in glob.iglob(path, recursive=True) if not os.path.isdir(file))
-        except ValueError:  # a NUL character
-            raise InputError(f"{path} matches no file", hint="check the pattern") from None
+        if not found:
+            raise InputError(f"{path} matches no file", hint="check the pattern")
         return _known(path, found, say)
     return [path]
 

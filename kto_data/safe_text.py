@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+
 
 def printable(text: str) -> str:
     """Text with control characters escaped: a terminal obeys what it is sent."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def as_word(text: str) -> str:
+    """A path as it is typed in a shell, within quotes where it must be."""
+    return shlex.quote(printable(text))
 
 
 def encodable(text: str) -> str:

@@ -74,9 +74,11 @@ def test_a_file_name_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest
     assert main(["validate", str(tmp_path), str(tmp_path / name)]) == 1  # a contradiction
     assert main(["validate", str(tmp_path / name), "--exit-zero", "--ignore", "KTO401"]) == 0
     assert main(["validate", str(tmp_path / name) + "x"]) == 2
+    assert main(["convert", str(tmp_path / name), "--output", str(tmp_path / f"1 {name}")]) == 0
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err
-    assert "preprocess '" in said.err  # within quotes, to be typed as it stands
+    assert "next: ktodata preprocess '" in said.err  # within quotes, to be typed as it stands
+    assert "next: ktodata validate '" in said.err
     assert "\\x1b[31m red" in said.err
 
 

@@ -17,6 +17,7 @@ from kto_data.commands import options
 from kto_data.commands.output import say_note, say_nothing
 from kto_data.commands.places import refuse_shared
 from kto_data.errors import ExitCode, UsageError
+from kto_data.safe_text import as_word, printable
 
 if TYPE_CHECKING:
     from kto_data.finding import Finding
@@ -85,7 +86,7 @@ def convert(
         write_whole(report, told.model_dump_json(indent=2).encode() + b"\n")
     if not quiet:
         for line in (*conversion_lines(told), *_next(inputs, output, done)):
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
 
 
 def _names(inputs: Sequence[Input]) -> list[str]:
@@ -160,8 +161,9 @@ def _next(inputs: Sequence[Input], output: Path, done: Rewriting) -> Iterator[st
 
     folders = {os.path.realpath(os.path.dirname(name)) for name in _names(inputs) if name != STDIN}
     own = os.path.realpath(output.parent)
-    root = f" --image-root {folders.pop()}" if done.has_images and len(folders) == 1 and folders != {own} else ""
+    is_elsewhere = done.has_images and len(folders) == 1 and folders != {own}
+    root = f" --image-root {as_word(folders.pop())}" if is_elsewhere else ""
     if done.has_images and len(folders) > 1:
         yield "note: images of several folders are in one file now: their paths start from different folders"
     if output != _STDOUT:
-        yield f"next: ktodata validate {output}{root}"
+        yield f"next: ktodata validate {as_word(str(output))}{root}"

@@ -16,6 +16,7 @@ import typer
 from kto_data.choices import EngineName, PackImages
 from kto_data.errors import ExitCode, UsageError, require_packages
 from kto_data.policy import Contradictions, Invalid, TooLong
+from kto_data.safe_text import as_word
 
 if TYPE_CHECKING:
     from kto_data.preprocess import Result
@@ -189,15 +190,15 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
 
     for text in balance_lines(result.report, Paint(color=wants_color("auto", sys.stdout))):
         typer.echo(text)
-    output = settings.url or settings.output
+    output = as_word(settings.url or str(settings.output))
     typer.echo("")
     if packed := result.manifest.packed:
         size = f"{packed.bytes / 1e6:,.1f} MB"
         typer.echo(f"images: {packed.paths:,} files, {packed.files:,} distinct, {size} in {output}/images")
     if any(split.counts.dropped for split in result.manifest.splits.values()):
         typer.echo(f"dropped rows and why: {output}/{REJECTS_NAME}")
-    typer.echo(f"the whole report: {output}/{REPORT_NAMES['html']} (or ktodata stats {settings.output})")
-    typer.echo(f"next: ktodata train --cache {output} --model {settings.build.model} --output RUN")
+    typer.echo(f"the whole report: {output}/{REPORT_NAMES['html']} (or ktodata stats {as_word(str(settings.output))})")
+    typer.echo(f"next: ktodata train --cache {output} --model {as_word(settings.build.model)} --output RUN")
 
 
 def _finding_lines(findings: FindingsSoFar) -> Iterator[str]:

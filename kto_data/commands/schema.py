@@ -33,7 +33,7 @@ def schema(
             for each in SCHEMAS:
                 (write / f"{each}.json").write_text(schema_text(each), encoding="utf-8")
         except OSError as error:
-            raise InputError(f"cannot write into {write}: {error.strerror}") from None
+            raise InputError(f"cannot write into {write}: {error.strerror}", hint="name a folder") from None
         return
     assert name is not None
     if name not in SCHEMAS:

@@ -38,8 +38,6 @@ from kto_data.validate import validate
 from kto_data.writing import writing_to
 
 BLANK_LINE, FINAL_NEWLINE, CRLF, DUPLICATE, LABEL_RUNS = "KTO103", "KTO113", "KTO115", "KTO601", "KTO405"
-LINE_CODES = frozenset({BLANK_LINE, FINAL_NEWLINE, CRLF})
-"""Mended in the line ends, not in the rows."""
 
 _FIX = {rule.code: rule.fix for rule in ALL_RULES}
 _ONE_JSON_VALUE = (SourceKind.JSON, SourceKind.JSON_GZ, SourceKind.JSON_ZST)

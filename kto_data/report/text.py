@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +10,7 @@ from kto_data.finding import Finding, Severity
 from kto_data.remarks import Remark, remarks
 from kto_data.rules.base import Fix
 from kto_data.rules.words import counted
-from kto_data.safe_text import printable
+from kto_data.safe_text import as_word, printable
 from kto_data.validation import RuleCount, Validation
 
 WIDTH = 80
@@ -82,7 +81,7 @@ def next_command(validation: Validation) -> str:
     """What to type next: about the worst rule while there are errors, the next step otherwise."""
     if validation.by_severity[Severity.ERROR]:
         return f"ktodata rule {validation.worst_first()[0].rule.code}"
-    paths = " ".join(shlex.quote(printable(entry.path)) for entry in validation.inputs[:2])
+    paths = " ".join(as_word(entry.path) for entry in validation.inputs[:2])
     more = " …" if len(validation.inputs) > 2 else ""
     return f"ktodata preprocess {paths}{more} --model MODEL --output CACHE"
 
