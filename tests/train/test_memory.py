@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import zero_memory
 from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from peft import LoraConfig
@@ -16,7 +15,6 @@ from test_loss_equality import make_args
 from transformers import AutoConfig, TrainerCallback
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import deepspeed_config
-from two_processes import start
 
 from kto_data.errors import ModelError
 from kto_data.processor import load_processor
@@ -106,15 +104,6 @@ def test_weights_gradients_and_optimizer_are_those_of_a_real_step(
     assert parts.gradients == pytest.approx(counted.gradients + counted.unused, rel=0.01)
     assert parts.optimizer == pytest.approx(sum(state.nbytes for state in states) + states_of_unused, rel=0.01)
     assert parts.reference == pytest.approx(sum(weight.nbytes for weight in reference), rel=0.01)
-
-
-@pytest.mark.parametrize("stage", ["z2", "z3"])
-def test_what_deepspeed_spreads_over_two_ranks_is_estimated_to_the_byte(
-    stage: str, tiny_model: TinyModel, tmp_path: Path
-) -> None:
-    cache = make_cache(tmp_path, tiny_model("text"), text_records(8))
-    done = start(zero_memory.__file__, stage, str(tiny_model("text")), str(cache), str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
 
 
 def test_where_zero_3_is_asked_for_the_whole_model_is_counted(tiny_model: TinyModel) -> None:

@@ -38,10 +38,12 @@ class Held(TrainerCallback):  # type: ignore[misc]
 
 def main(stage: str, model: str, cache: str, folder: str) -> None:
     check_installed()
-    kto = {"max_steps": 1, "per_device_train_batch_size": 2}
+    kto = {"max_steps": 2, "per_device_train_batch_size": 2}
     plan = make_plan(make_config(Path(cache), Path(model), Path(folder), deepspeed=stage, kto=kto))
     held = Held()
-    _make_trainer(plan, [held]).train()
+    trainer = _make_trainer(plan, [held])
+    trainer.train()
+    trainer.save_model()
     architecture = AutoConfig.from_pretrained(model)
     batch = largest_batch(plan.cache, plan.groups, plan.processor, architecture)
     parts = Estimator(architecture).estimate(batch, Setup.of(plan.args, architecture, None))
