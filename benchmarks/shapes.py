@@ -30,8 +30,8 @@ class Shape:
     about: str
 
 
-def llava_next() -> Parts:
-    """One to five tiles of 36 tokens an image."""
+def llava_next(*, text: dict[str, int], vision: dict[str, int]) -> Parts:
+    """LLaVA-NeXT with another width and depth: one to five tiles of 36 tokens an image."""
     processor, small = llava.llava_next()
     tile, grids = 84, [[84, 168], [168, 84], [168, 168]]
     images = processor.image_processor
@@ -39,30 +39,24 @@ def llava_next() -> Parts:
     images.image_grid_pinpoints = grids
     processor.patch_size = 14
     config = small.config
-    text, vision = config.text_config, config.vision_config
-    text.update(
-        {
-            "vocab_size": VOCABULARY,
-            "hidden_size": 256,
-            "intermediate_size": 704,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "head_dim": 64,
-        }
-    )
-    vision.update(
-        {
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": tile,
-            "patch_size": 14,
-        }
-    )
+    config.text_config.update({"vocab_size": VOCABULARY, "head_dim": 64, **text})
+    config.vision_config.update({"image_size": tile, "patch_size": 14, **vision})
     config.image_grid_pinpoints, config.image_seq_length = grids, 36
     return processor, transformers.LlavaNextForConditionalGeneration(config)
+
+
+def _llava_next_small() -> Parts:
+    text = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return llava_next(text=text | heads, vision=vision)
+
+
+def _llava_next_100_million() -> Parts:
+    text = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+    heads = {"num_attention_heads": 12, "num_key_value_heads": 12}
+    vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6}
+    return llava_next(text=text | heads, vision=vision)
 
 
 def qwen2_5_vl(*, text: dict[str, int], vision: dict[str, int], mrope_section: list[int], max_tokens: int) -> Parts:
@@ -108,7 +102,16 @@ def _qwen_two_billion() -> Parts:
 _LARGE = {"image_sides": (224, 448, 672, 896), "words": (10, 400)}
 SHAPES: dict[str, Shape] = {
     "llava-next": Shape(
-        build=llava_next, image_sides=(60, 84, 120, 168, 240), words=(4, 60), about="LLaVA-NeXT, for a processor"
+        build=_llava_next_small,
+        image_sides=(60, 84, 120, 168, 240),
+        words=(4, 60),
+        about="LLaVA-NeXT, for a processor",
+    ),
+    "llava-next-100m": Shape(
+        build=_llava_next_100_million,
+        image_sides=(60, 84),
+        words=(4, 12),
+        about="large beside a process, whose peak memory shows it",
     ),
     "qwen2.5-vl-tiny": Shape(
         build=_qwen_tiny, image_sides=(56, 112, 168, 224), words=(4, 80), about="rehearses the large ones"

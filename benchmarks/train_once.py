@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -90,7 +89,7 @@ def run(job: Job, folder: Path) -> Taken:
         started = _clock(on_gpu)
         trainer.train()
         seconds = _clock(on_gpu) - started
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if on_gpu else _peak_of_process()
     reference_bytes = _weight_bytes(trainer.ref_model)
     return Taken(
         steps=trainer.state.global_step,
@@ -157,6 +156,12 @@ def _clock(on_gpu: bool) -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()
+
+
+def _peak_of_process() -> int:
+    """The most that was resident at any time. Linux; `ru_maxrss` would begin with the size of whoever started this."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def _weight_bytes(model: Any) -> int:
