@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import TinyModel
 from peft import LoraConfig
 from test_loss_equality import make_args
 
-from kto_train import CachedKTOTrainer, load_cache
+from kto_train import CachedKTOTrainer, load_cache, reference_pass
 from kto_train.reference import ReferenceStore, weights_hash
 
 
@@ -46,6 +47,22 @@ def test_values_are_computed_once_and_reused_and_told_stale_by_name(
     assert computed(caplog) == ["computing 12 rows (those stored are of other seed)"]
     make_trainer(tiny_model("text"), text_cache, tmp_path / "4", per_device_train_batch_size=2)
     assert computed(caplog) == ["computing 12 rows (those stored are of other batch size)"]
+
+
+def test_how_far_the_computation_is_is_said(
+    text_cache: Path,
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reference_pass, "TELL_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, "kto_train")
+    make_trainer(tiny_model("text"), text_cache, tmp_path / "1")
+    said = [record.getMessage() for record in caplog.records if "of 12 rows" in record.getMessage()]
+    told = r"reference log-probabilities of train: {} of 12 rows, \d+\.\d rows/s, \d:\d\d:\d\d left"
+    assert len(said) == 3
+    assert all(re.fullmatch(told.format(done), line) for done, line in zip((4, 8, 12), said, strict=True))
 
 
 def test_the_values_are_those_of_the_rows_in_any_batch(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:

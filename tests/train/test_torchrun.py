@@ -1,4 +1,4 @@
-"""Two processes that torchrun starts, stopped and killed where it hurts, and gone on with."""
+"""Two processes that torchrun or accelerate starts, stopped and killed where it hurts, and gone on with."""
 
 from __future__ import annotations
 
@@ -27,19 +27,24 @@ STEPS = 60
 SAVE_STEPS = 20
 KILLED_AT = 40  # far from where a run is stopped that gets a signal once its first step is told
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+"""Its `--cpu` starts one process, whatever number is asked for."""
 MODULE = ("-m", "kto_train")
 
 
 @contextmanager
-def torchrun(*command: str) -> Iterator[subprocess.Popen[str]]:
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen([*TORCHRUN, *command], stderr=subprocess.PIPE, env=environment, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
         yield process
 
 
 def ran(*command: str) -> tuple[int, str]:
     """(exit code, what was said)"""
-    with torchrun(*command) as process:
+    with started(*command) as process:
         said = process.communicate(timeout=600)[1]
     return process.returncode, said
 
@@ -47,7 +52,7 @@ def ran(*command: str) -> tuple[int, str]:
 def stopped_at_its_first_step(*command: str) -> str:
     """What was said by a training whose torchrun got SIGTERM once the first step was told."""
     said = []
-    with torchrun(*command) as process:
+    with started(*TORCHRUN, *command) as process:
         assert process.stderr is not None
         for line in process.stderr:
             said.append(line)
@@ -73,7 +78,7 @@ def test_a_run_that_is_stopped_and_one_that_loses_a_process_in_a_save_end_where_
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     made = {folder: make_config(cache, tiny_model("text"), folder / "run", kto=kto) for folder in (whole, broken)}
     given = {folder: written(config, folder) for folder, config in made.items()}
-    code, said = ran(*MODULE, "--config", given[whole])
+    code, said = ran(*ACCELERATE, *MODULE, "--config", given[whole])
     assert code == 0, said
 
     said = stopped_at_its_first_step(*MODULE, "--config", given[broken])
@@ -86,14 +91,14 @@ def test_a_run_that_is_stopped_and_one_that_loses_a_process_in_a_save_end_where_
 
     again = ("--config", given[broken], "--resume", "auto")
     lost = f"checkpoint-{KILLED_AT}/trainer_state.json"
-    code, said = ran(killed_train.__file__, lost, *again)
+    code, said = ran(*TORCHRUN, killed_train.__file__, lost, *again)
     assert code != 0
     assert f"resumed from {checkpoint}, step {stopped_at}" in said
     assert f"Signal {signal.SIGKILL.value} (SIGKILL)" in said
     checkpoint, passed_over = last_whole(broken / "run")
     assert [line.partition(" is passed over")[0] for line in passed_over] == [f"{broken}/run/checkpoint-{KILLED_AT}"]
 
-    code, said = ran(*MODULE, *again)
+    code, said = ran(*TORCHRUN, *MODULE, *again)
     assert code == 0, said
     assert f"resumed from {checkpoint}, step {max(stopped_at, SAVE_STEPS)}" in said
     weights, expected = (load_file(folder / "run" / "model.safetensors") for folder in (broken, whole))
