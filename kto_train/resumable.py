@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +47,29 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights through `from_pretrained`, strictly; an adapter in the dtype that it is trained in.
+        """An adapter in the dtype that it is trained in, whole weights by the names of the model.
 
-        transformers reads a checkpoint's tensors by the names of the file, which for many vision-language models are
-        not those of the model: it then goes on from the base weights, with a warning about missing keys
-        (huggingface/transformers#43701). peft reads an adapter in full precision: one above quantized weights, which
-        TRL trains in half, would be trained otherwise from there.
+        peft reads an adapter in full precision: one above quantized weights, which TRL trains in half, would be trained
+        otherwise from there.
         """
         model = self.model if model is None else model
-        if is_peft_model(model) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            for name, weight in model.named_parameters():
-                weight.data = weight.data.to(dtypes[name])
+        if self._is_whole(model):
+            _load_weights(model, resume_from_checkpoint)
             return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict(), strict=True)
+        with _same_dtypes(model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """What `load_best_model_at_end` asks for; read as transformers reads it, it would be the last model."""
+        if self._is_whole(self.model):
+            _load_weights(self.model, self.state.best_model_checkpoint)
+            return
+        with _same_dtypes(self.model):
+            super()._load_best_model()
+
+    def _is_whole(self, model: Any) -> bool:
+        """Whether a checkpoint holds all weights of the model, as `from_pretrained` takes them."""
+        return not (is_peft_model(model) or self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's, whose failure is a warning: it is written before each checkpoint, which must not be lost to it."""
@@ -87,6 +96,25 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, start_time)
+
+
+def _load_weights(model: Any, checkpoint: str) -> None:
+    """Weights through `from_pretrained`, strictly.
+
+    transformers reads a checkpoint's tensors by the names of the file, which for many vision-language models are not
+    those of the model: it then leaves the weights as they are, with a warning about missing keys
+    (huggingface/transformers#43701).
+    """
+    saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict(), strict=True)
+
+
+@contextmanager
+def _same_dtypes(model: Any) -> Iterator[None]:
+    dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+    yield
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(dtypes[name])
 
 
 class _Window(TrainerCallback):  # type: ignore[misc]  # transformers has no types

@@ -102,7 +102,7 @@ def checkpoint_to_resume(config: TrainConfig, matters: dict[str, Any]) -> tuple[
             return None, passed_over
     else:
         checkpoint = Path(config.resume)
-        found = flaw(checkpoint)
+        found = flaw(checkpoint) if checkpoint.is_dir() else "there is no such folder"
         if found:
             raise InputError(
                 f"{checkpoint} is not a whole checkpoint: {found}", hint="--resume auto finds the last whole one"

@@ -76,6 +76,39 @@ def test_a_resumed_run_of_every_family_ends_where_an_unbroken_one_does(
     assert_same_run(trained(model, cache, tmp_path / "resumed", lora=lora, save_steps=1, resume=resume), whole)
 
 
+@pytest.mark.parametrize(("family", "lora"), [("llava", False), ("qwen2_5_vl", True), ("text", False)])
+def test_the_best_weights_are_those_that_are_left(
+    family: str, lora: bool, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """And not the last ones, which transformers leaves where a file names tensors otherwise than the model does."""
+    model = tiny_model(family)
+    records = [
+        image_records(tmp_path, 4, first) if family in IMAGE_FAMILIES else text_records(4, first) for first in (0, 4)
+    ]
+    found = trained(
+        model,
+        load_cache(make_cache(tmp_path, model, *records)),
+        tmp_path / "run",
+        lora=lora,
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="num_tokens",  # never fewer than before: the first stays the best
+        greater_is_better=False,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=4,
+    )
+    left = {name: value.clone() for name, value in found.model.state_dict().items()}
+    changed = {}
+    for step in (1, 3):
+        found._load_from_checkpoint(str(tmp_path / "run" / f"checkpoint-{step}"))
+        changed[step] = [name for name, value in found.model.state_dict().items() if not torch.equal(value, left[name])]
+    assert changed[1] == []
+    assert changed[3]
+
+
 @pytest.mark.parametrize(
     ("step", "settings"),
     [
