@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 
 OVERRIDES = (
     "_prepare_dataset", "_set_signature_columns_if_needed", "_precompute_ref_logps", "_load_from_checkpoint",
-    "compute_ref_log_probs", "get_train_dataloader", "get_eval_dataloader", "create_model_card",
+    "compute_ref_log_probs", "get_train_dataloader", "get_eval_dataloader", "create_model_card", "_load_best_model",
+    "_run_epoch",
 )  # fmt: skip
 
 
