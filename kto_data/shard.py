@@ -61,36 +61,68 @@ class CachedRow:
 
 
 def _batch(rows: Sequence[CachedRow]) -> pa.RecordBatch:
-    """Rows in the spelling of `SCHEMA`."""
-    images = [
-        [
-            {"path": i.path, "sha256": i.sha256, "width": i.width, "height": i.height, "num_tokens": i.num_tokens}
-            for i in row.encoded.images
-        ]
-        for row in rows
-    ]
+    """Rows in the spelling of `SCHEMA`.
+
+    The columns are made of whole buffers: one value after the other they would take as long as all else of a shard,
+    and `pyarrow.array` imports pandas, which takes as long as to build thousands of rows.
+    """
+    images = [image for row in rows for image in row.encoded.images]
     columns = [
         _lists([row.encoded.prompt_ids for row in rows]),
         _lists([row.encoded.completion_ids for row in rows]),
-        pa.array([row.label for row in rows], pa.bool_()),
-        pa.array(images, pa.list_(_IMAGE)),
-        pa.array([row.encoded.num_tokens for row in rows], pa.int32()),
-        pa.array([row.encoded.num_image_tokens for row in rows], pa.int32()),
+        _bools([row.label for row in rows]),
+        pa.ListArray.from_arrays(_ends([len(row.encoded.images) for row in rows]), _images(images)),
+        _ints([row.encoded.num_tokens for row in rows]),
+        _ints([row.encoded.num_image_tokens for row in rows]),
         pa.StructArray.from_arrays(
-            [pa.array([row.file for row in rows], pa.string()), pa.array([row.line for row in rows], pa.int64())],
+            [_texts([row.file for row in rows]), _ints([row.line for row in rows], np.int64)],
             fields=list(SCHEMA.field("source").type),
         ),
-        pa.array([row.id for row in rows], pa.string()),
+        _texts([row.id for row in rows]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
+def _images(images: Sequence[ImageRef]) -> pa.StructArray:
+    columns = [
+        _texts([image.path for image in images]),
+        _texts([image.sha256 for image in images]),
+        _ints([image.width for image in images]),
+        _ints([image.height for image in images]),
+        _ints([image.num_tokens for image in images]),
+    ]
+    return pa.StructArray.from_arrays(columns, fields=list(_IMAGE))
+
+
 def _lists(ids: Sequence[list[int]]) -> pa.ListArray:
-    """A column of ids. Made from whole buffers: one by one they would take as long as all else of a shard."""
-    ends = np.zeros(len(ids) + 1, np.int32)
-    np.cumsum([len(one) for one in ids], out=ends[1:])
-    values = np.fromiter(itertools.chain.from_iterable(ids), np.int32, count=int(ends[-1]))
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+    values = itertools.chain.from_iterable(ids)
+    return pa.ListArray.from_arrays(_ends([len(one) for one in ids]), _ints(values))
+
+
+def _ends(lengths: Sequence[int]) -> pa.Int32Array:
+    """Where each value of a column ends in the buffer of them all, after a 0."""
+    return _ints(itertools.accumulate(lengths, initial=0))
+
+
+def _ints(values: Iterable[int], type: type[np.signedinteger[Any]] = np.int32) -> pa.Array:
+    numbers = np.fromiter(values, type)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(type), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _bools(values: Sequence[bool]) -> pa.BooleanArray:
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, _bits(values)])
+
+
+def _texts(values: Sequence[str | None]) -> pa.StringArray:
+    pieces = [b"" if value is None else value.encode() for value in values]
+    are_there = None if None not in values else _bits([value is not None for value in values])
+    ends = _ends([len(piece) for piece in pieces])
+    buffers = [are_there, ends.buffers()[1], pa.py_buffer(b"".join(pieces))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def _bits(values: Sequence[bool]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(np.array(values, np.bool_), bitorder="little"))
 
 
 class ShardWriter:
