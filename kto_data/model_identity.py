@@ -8,10 +8,13 @@ from typing import Any
 
 import orjson
 
+from kto_data.startup import no_garbage_collection
+
 _READERS = ("processor_class", "image_processor_type", "video_processor_type", "_processor_class", "tokenizer")
 """Entries of a processor's settings that say which class, or library version, reads them."""
 
 
+@no_garbage_collection()
 def identity(processing_class: Any, tokenizer: Any, *, with_images: bool) -> dict[str, str]:
     """Hashes of all that decides the ids: "tokenizer", "chat_template" and, `with_images`, "image_processor"."""
     template = processing_class.chat_template or tokenizer.chat_template

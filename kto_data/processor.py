@@ -25,6 +25,7 @@ from kto_data.errors import MissingExtraError, ModelError, first_line
 from kto_data.image_tokens import Run, SizeCounting, most_repeated
 from kto_data.model_identity import identity
 from kto_data.record import Record
+from kto_data.startup import import_on_first_use, no_garbage_collection
 from kto_data.template import Rendered, render_all
 from kto_data.text_ids import TextIds
 
@@ -183,14 +184,17 @@ class Processor:
         return identity(self.processing_class, self.tokenizer, with_images=self.has_images)
 
 
+@no_garbage_collection()
 def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Processor:
     """The processor of the model folder (or hub id) `model`; weights are not read.
 
     Raises `MissingExtraError` without transformers, and `ModelError` when the folder has no usable tokenizer, no chat
     template, or an image processor that cannot say what it makes of an image.
     """
+    is_of_texts_alone = _is_of_texts_alone(model)
     try:
-        if _is_of_texts_alone(model):
+        if is_of_texts_alone:
+            import_on_first_use("torch")
             from transformers import AutoTokenizer as Loader
         else:
             from transformers import AutoProcessor as Loader
@@ -203,7 +207,8 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
     if not os.path.isdir(model) and (os.path.exists(model) or os.path.isabs(model) or str(model).startswith(".")):
         raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
     try:
-        loaded = Loader.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+        options = {"config": _config(model)} if is_of_texts_alone else {}
+        loaded = Loader.from_pretrained(str(model), trust_remote_code=trust_remote_code, **options)
     except Exception as error:  # a spoilt file can make anything of it: tokenizers raises `Exception` itself
         if find_spec("torchvision") is None and "torchvision" in str(error).lower():
             raise ModelError(
@@ -244,6 +249,19 @@ def _is_of_texts_alone(model: str | Path) -> bool:
         if any(key.endswith("_config") and key != "quantization_config" for key in settings):
             return False  # a model made of models, such as one for images and one for texts
     return True
+
+
+def _config(model: str | Path) -> Any:
+    """The model's configuration but for the type of its weights, of which transformers makes one of torch; None where
+    it is to be read by whoever needs it, and says what is wrong with it."""
+    from transformers import AutoConfig
+
+    try:
+        settings = json.loads((Path(model) / "config.json").read_bytes())
+        settings = {name: value for name, value in settings.items() if name not in ("dtype", "torch_dtype")}
+        return AutoConfig.for_model(**settings, name_or_path=str(model))
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 _TORCHVISION_HINT = "pip install torchvision (a build that matches torch), or check the installation"

@@ -1,0 +1,60 @@
+"""What a command need not wait for: torch where nothing uses it, and the garbage collector, at its start and end."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+
+def import_on_first_use(name: str) -> None:
+    """Let an `import` of the package `name` cost nothing until something of it is used. Where it is imported already,
+    or not installed, nothing happens.
+
+    transformers imports torch wherever it is installed, which takes longer than to load a tokenizer, which needs none.
+    `importlib.util.LazyLoader` would be the way of the standard library, but what it makes is loaded by the second
+    `import` of it.
+    """
+    spec = None if name in sys.modules else find_spec(name)
+    if spec is not None and spec.loader is not None:
+        module = module_from_spec(spec)
+        module.__class__ = _NotYetImported
+        sys.modules[name] = module
+
+
+class _NotYetImported(ModuleType):
+    """A module whose code is run when a name is taken from it that is not told by its place on disk."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__class__", "__file__", "__loader__", "__name__", "__package__", "__spec__"):
+            return super().__getattribute__(name)
+        super().__setattr__("__class__", ModuleType)  # first, since the package's own modules import it
+        spec = self.__spec__
+        assert spec is not None
+        assert spec.loader is not None
+        try:
+            spec.loader.exec_module(self)
+        except BaseException:
+            sys.modules.pop(spec.name, None)  # as it would be had it failed when it was imported
+            raise
+        return getattr(self, name)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Loading makes millions of objects and leaves them all alive: to look through them for garbage, again and again,
+    takes a quarter of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()  # together, these two make all objects old,
+                gc.unfreeze()  # so that the next collections, which are of young ones, pass them over
+            gc.enable()
