@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,12 +72,15 @@ def _render_plain(processing_class: Any, plain: Sequence[_Conversation]) -> list
     refused."""
     if not plain:
         return []
+    keys = [json.dumps(one.prompt) for one in plain]
+    prompts = dict(zip(keys, (one.prompt for one in plain), strict=True))  # answers to one prompt often come together
     try:
-        alone = _apply(processing_class, [one.prompt for one in plain], add_generation_prompt=True)
+        alone = _apply(processing_class, list(prompts.values()), add_generation_prompt=True)
         whole = _apply(processing_class, [one.messages for one in plain])
     except ValueError:
         return None
-    return [Rendered(*texts) for texts in zip(alone, whole, strict=True)]
+    by_key = dict(zip(prompts, alone, strict=True))
+    return [Rendered(by_key[key], text) for key, text in zip(keys, whole, strict=True)]
 
 
 def _render(processing_class: Any, one: _Conversation) -> Rendered | ValueError:

@@ -25,6 +25,19 @@ def test_tools_and_template_arguments_reach_the_template(tiny_model: TinyModel) 
     assert rendered.whole.startswith(rendered.alone)
 
 
+def test_answers_to_one_prompt_are_rendered_as_each_alone(tiny_model: TinyModel) -> None:
+    answers, others = [("hi", "yo"), ("hi", "hello"), ("bye", "yo")], [("hi", ""), ("see <image>", "yo"), ("hi", "yo")]
+    for family in ("text", "llava"):
+        processor = load_processor(tiny_model(family))
+        records = [
+            Record.model_validate_json(orjson.dumps(make_record(messages=[user(prompt), assistant(answer)])))
+            for prompt, answer in answers + others
+        ]
+        together = processor.render(records)
+        assert together == [rendered for record in records for rendered in processor.render([record])]
+        assert len({one.alone for one in together if isinstance(one, Rendered)}) == 3
+
+
 def test_images_are_refused_by_a_text_model(tiny_model: TinyModel) -> None:
     (answer,) = Encoder(load_processor(tiny_model("text"))).encode([sample(CONVERSATIONS["one image"])])
     assert isinstance(answer, Refused)
