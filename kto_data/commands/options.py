@@ -107,7 +107,10 @@ Thresholds = Annotated[
 ]  # fmt: skip
 
 # Output
-OutputFormat = Annotated[choices.OutputFormat, option(OUTPUT, help="How findings are printed.")]
+OutputFormat = Annotated[
+    choices.OutputFormat,
+    option(OUTPUT, help="How findings are printed: concise ones as they come, with --model at the end."),
+]
 OutputFile = Annotated[Path | None, option(OUTPUT, "--output-file", "-o", help="Print findings to a file.")]
 Reports = Annotated[
     list[str] | None,
