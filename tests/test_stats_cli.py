@@ -115,6 +115,17 @@ def test_stats_of_a_cache_are_its_report(
     assert "  in batches of 8" in (cache / "report.html").read_text().replace("In", "  in")
 
 
+@pytest.mark.parametrize("command", [["stats", "-o"], ["inspect", "--html"]])
+def test_nothing_is_written_into_the_cache_that_is_shown(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}")
+    assert main([command[0], str(tmp_path), command[1], str(manifest)]) == 2
+    assert f"{manifest} is in the cache\n" in capsys.readouterr().err
+    assert manifest.read_text() == "{}"
+
+
 def test_what_is_for_data_alone_is_refused_of_a_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     assert main(["stats", str(tmp_path), "--limit", "3"]) == 2

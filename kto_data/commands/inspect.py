@@ -57,10 +57,12 @@ def inspect(
     if row and (label is not None or head is not None):
         raise UsageError("--row names rows, and --label and --head choose them", hint="give one or the other")
     from kto_data.commands.output import wants_color
+    from kto_data.commands.places import refuse_within
     from kto_data.manifest import read_manifest
     from kto_data.report.cached_rows import row_lines
     from kto_data.report.text import Paint
 
+    refuse_within(cache, [("--html", html)])
     manifest = read_manifest(cache)
     if split not in manifest.splits:
         raise UsageError(f"{cache} has no split {split!r}", hint=f"it has {', '.join(manifest.splits)}")

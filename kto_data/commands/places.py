@@ -29,6 +29,13 @@ def refuse_shared(inputs: Sequence[Input], places: Iterable[Place]) -> None:
             raise UsageError(f"{option} {path} is also {other}", hint="give each a file of its own")
 
 
+def refuse_within(cache: Path, places: Iterable[Place]) -> None:
+    """Raises `UsageError` where a file that is to be written would lie in the folder of a cache."""
+    for option, path in places:
+        if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache)):
+            raise UsageError(f"{option} {path} is in the cache", hint="name a file outside of it")
+
+
 def pixel_budget(least: int | None, most: int | None) -> PixelBudget:
     """The budget of --image-min-pixels and --image-max-pixels. Raises `UsageError` where no image can be within it."""
     from kto_data.image import PixelBudget

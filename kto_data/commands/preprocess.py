@@ -98,7 +98,7 @@ def preprocess(
     from kto_data.build import BuildSettings
     from kto_data.commands.options import columns_of
     from kto_data.commands.output import BALANCE_FORMATS, planned_reports, say_note, say_nothing, write_balance
-    from kto_data.commands.places import image_folder, pixel_budget, refuse_shared
+    from kto_data.commands.places import image_folder, pixel_budget, refuse_shared, refuse_within
     from kto_data.engine.choose import open_engine
     from kto_data.inputs import common_folder, open_inputs
     from kto_data.preprocess import preprocess as run
@@ -119,7 +119,10 @@ def preprocess(
     if eval_data:
         inputs["eval"] = read(eval_data)
     every_input = tuple(itertools.chain(*inputs.values()))
-    refuse_shared(every_input, [(f"--report {name}:", path) for name, path in planned])
+    reports = [(f"--report {name}:", path) for name, path in planned]
+    refuse_shared(every_input, reports)
+    if not is_url(output):
+        refuse_within(Path(output), reports)
     settings = PreprocessSettings(
         inputs=inputs,
         output=work_folder(output) if is_url(output) else Path(output),

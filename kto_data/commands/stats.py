@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kto_data.commands import options
-from kto_data.commands.places import refuse_shared
+from kto_data.commands.places import refuse_shared, refuse_within
 from kto_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ StatsFormat = Annotated[
     Literal["full", "json", "markdown", "html"],
     options.option(options.OUTPUT, help="For people or for machines; markdown and html of a cache alone."),
 ]
+_STDOUT = Path("-")
 _OF_A_CACHE = frozenset(
     {"paths", "output_format", "output_file", "config", "isolated", "jobs", "color", "progress", "quiet"}
 )
@@ -106,6 +107,8 @@ def _cache_stats(cache: Path, output_format: str, output_file: Path | None, colo
     from kto_data.report.balance.text import balance_lines
     from kto_data.report.text import Paint
 
+    if output_file != _STDOUT:
+        refuse_within(cache, [("--output-file", output_file)])
     report = read_report(cache, read_manifest(cache))
     with opened(output_file, sys.stdout) as output:
         if output_format == "full":

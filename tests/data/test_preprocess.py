@@ -210,6 +210,7 @@ def test_a_mapping_that_forgets_the_images_makes_no_cache(run: Run, mixed: Path,
     [
         ["--report", "json:{data}"],
         ["--report", "json:{data}.txt", "--report", "html:{data}.txt"],
+        ["--report", "json:{cache}"],
         ["--image-min-pixels", "100", "--image-max-pixels", "10"],
         ["--shard-rows", "99999999999999999999"],
         ["--batch-size", "99999999999999999999"],
@@ -219,7 +220,7 @@ def test_what_cannot_be_meant_is_refused_before_any_row_is_read(
     run: Run, mixed: Path, cache: Path, options: list[str]
 ) -> None:
     before = mixed.read_bytes()
-    assert run(mixed, *(option.format(data=mixed) for option in options)) == 2
+    assert run(mixed, *(option.format(data=mixed, cache=cache) for option in options)) == 2
     assert mixed.read_bytes() == before
     assert not cache.exists()
 
