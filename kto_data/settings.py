@@ -122,7 +122,7 @@ class ValidateSettings:
     # Output
     output_format: OutputFormat = "full"
     output_file: FilePath = None
-    report: tuple[str, ...] = ()
+    report: Annotated[tuple[str, ...], Relative(after=":")] = ()
     statistics: bool = False
     show: Count = 5
     thumbnails: bool = False

@@ -72,12 +72,15 @@ def test_paths_in_a_file_start_at_its_folder(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "sub").mkdir()
-    (project / "pyproject.toml").write_text('[tool.ktodata]\npaths = ["data.jsonl"]\nimage-root = "pictures"\n')
+    (project / "pyproject.toml").write_text(
+        '[tool.ktodata]\npaths = ["data.jsonl"]\nimage-root = "pictures"\nreport = ["json:found.json"]\n'
+    )
     monkeypatch.chdir(project / "sub")
     shown = settings_shown(capsys)
     assert (shown["paths"][0], shown["image-root"][0]) == ('["../data.jsonl"]', '"../pictures"')
     (project / "pictures").mkdir()
     assert main(["validate", "-q"]) == 1
+    assert (project / "found.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_stats_of_a_cache_are_its_report(
     assert "  in batches of 8" in (cache / "report.html").read_text().replace("In", "  in")
 
 
+def test_how_validate_prints_is_not_how_stats_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = odd_data(tmp_path)
+    monkeypatch.setenv("KTODATA_OUTPUT_FORMAT", "sarif")
+    monkeypatch.setenv("KTODATA_OUTPUT_FILE", str(tmp_path / "findings.sarif"))
+    assert main(["stats", str(data), "--jobs", "1"]) == 0
+    assert capsys.readouterr().out.startswith("train  80 samples")
+    assert not (tmp_path / "findings.sarif").exists()
+
+
 @pytest.mark.parametrize("command", [["stats", "-o"], ["inspect", "--html"]])
 def test_nothing_is_written_into_the_cache_that_is_shown(
     tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 StatsFormat = Annotated[
     Literal["full", "json", "markdown", "html"],
-    options.option(options.OUTPUT, help="For people or for machines; markdown and html of a cache alone."),
+    options.option(
+        options.OUTPUT, help="For people or for machines; markdown and html of a cache alone.", allow_from_autoenv=False
+    ),
+]
+StatsFile = Annotated[
+    Path | None,
+    options.option(options.OUTPUT, "--output-file", "-o", help="Print to a file.", allow_from_autoenv=False),
 ]
 _STDOUT = Path("-")
 _OF_A_CACHE = frozenset(
@@ -52,7 +58,7 @@ def stats(
     batch_size: options.BatchSize = None,
     train_config: options.TrainConfig = None,
     output_format: StatsFormat = "full",
-    output_file: options.OutputFile = None,
+    output_file: StatsFile = None,
     config: options.Config = None,
     isolated: options.Isolated = False,
     jobs: options.Jobs = None,
@@ -76,7 +82,7 @@ def stats(
             hint=f"ktodata validate --report {output_format}:FILE has the numbers of data",
         )
     effective = options.settings_of(ctx, config=config or (), isolated=isolated)
-    # How and where to print is said on the command line alone: in a file it is meant for `validate`.
+    # How and where to print is said on the command line alone: in a file, or the environment, it is for `validate`.
     _stats(effective.settings, output_format, output_file)
 
 
