@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from balances import large_report, record, report_on, tally_of
@@ -13,7 +17,10 @@ from kto_data.encode import Encoded, ImageRef
 from kto_data.record import Record
 from kto_data.report.balance.formats import FORMATS
 from kto_data.report.balance.model import BalanceReport, LabelCounts, SplitReport
-from kto_data.tally import Tally, TallyBuilder
+from kto_data.rules.facts import ChunkFacts
+from kto_data.so_far import SplitSoFar
+from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally, TallyBuilder
+from kto_data.unit import Built
 from kto_train.groups import Rows, build_groups
 
 
@@ -202,6 +209,27 @@ def test_however_much_there_is_a_report_stays_small(words: str) -> None:
     assert len(FORMATS["html"](report).encode()) < 300_000
     assert len(FORMATS["markdown"](report).encode()) < 100_000
     assert max(map(len, lines_of(report))) <= 80
+
+
+def test_a_million_rows_with_an_image_each_take_forty_bytes_a_row(tmp_path: Path) -> None:
+    num_rows, chunks = 1_000_000, 50
+    draw = np.random.default_rng(0)
+    so_far = SplitSoFar(tmp_path)
+    tracemalloc.start()
+    for _ in range(chunks):
+        rows = np.zeros(num_rows // chunks, ROW_DTYPE)
+        rows["num_prompt"], rows["num_completion"], rows["num_images"] = 1, draw.integers(1, 50, len(rows)), 1
+        rows["label"], rows["pixels"] = draw.random(len(rows)) < 0.5, draw.integers(1, 50, len(rows))
+        rows["prompt_key"], rows["completion_key"], images = draw.integers(0, 1 << 63, (3, len(rows)))
+        num_desirable = int(rows["label"].sum())
+        read = Counter({"true": num_desirable, "false": len(rows) - num_desirable})
+        tally = Tally(read=read, rows=rows, image_keys=images.astype(IMAGE_KEY_DTYPE))
+        so_far.add(Built(None, tally, ChunkFacts("data.jsonl"), (), ()))
+    split = report_on(train=so_far.merged()).splits["train"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert split.num_prompts == split.num_image_files == num_rows
+    assert most < 40 * num_rows
 
 
 def test_what_the_data_says_cannot_leave_its_place_in_a_report() -> None:

@@ -8,7 +8,9 @@ All of it comes from the columns of the tallies. No row is looked at again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,7 @@ from kto_data.tally import KEPT, Tally, label_name
 
 _NUM_SOURCES = 100  # shown by name, the largest ones
 _NUM_TOP_COMPLETIONS = 5
+_BLOCK = 1 << 16  # rows that are looked at together: what is made of them stays small
 _DIGITS = 3  # of areas: enough to see, and few enough that millions of sizes are a few thousand numbers
 _LABELS = ("true", "false", label_name(None))
 
@@ -62,11 +65,12 @@ def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> S
         key=lambda entry: (-entry.stages.read.total, entry.source),
     )
     by_source = [(entry.stages.kept.desirable, entry.stages.kept.undesirable) for entry in sources]
-    length, images = _by_label(rows["num_completion"], label), _by_label(rows["num_images"], label)
-    pixels = _pixels(rows, label)
+    length, images = (_by_label(rows, itemgetter(name)) for name in ("num_completion", "num_images"))
+    pixels = _by_label(rows, _rounded_pixels, with_images=True) if len(tally.image_keys) else None
     labels = label.tobytes()
-    prompts, completions = (_keys(rows[key], labels) for key in ("prompt_key", "completion_key"))
-    wholes = _keys(join_digests(rows["prompt_key"], rows["completion_key"]), labels)
+    num_prompts, num_under_both = _prompts(rows, labels)
+    num_contradictions, num_duplicates = _wholes(rows, labels)
+    completions = _Completions.of(tally, labels)
     return SplitReport(
         counts=counts,
         stages=_stages(counts.kept_by_label, counts.dropped_by_label),
@@ -76,7 +80,7 @@ def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> S
         other_sources=_sum_of(sources[_NUM_SOURCES:]),
         tokens={"desirable": _tokens(rows, label), "undesirable": _tokens(rows, ~label)},
         completion_tokens=length,
-        row_tokens=_by_label(rows["num_prompt"] + rows["num_completion"], label),
+        row_tokens=_by_label(rows, lambda block: block["num_prompt"] + block["num_completion"]),
         images=images,
         pixels=pixels,
         shortcuts=_shortcuts(
@@ -87,14 +91,14 @@ def _split_report(name: str, tallies: Mapping[str, Tally], batch_size: int) -> S
                 "source": group_separation(by_source) if len(by_source) > 1 else None,
             }
         ),
-        num_prompts=prompts.num_distinct,
-        num_prompts_with_both_labels=prompts.num_under_both,
-        num_contradictions=wholes.num_entries_under_both,
-        num_duplicates=len(rows) - wholes.num_distinct - wholes.num_under_both,
+        num_prompts=num_prompts,
+        num_prompts_with_both_labels=num_under_both,
+        num_contradictions=num_contradictions,
+        num_duplicates=num_duplicates,
         num_repeated_completions=completions.num_repeated,
-        top_completions=tuple(_top_completions(completions, tally.completions)),
+        top_completions=completions.top,
         num_images=len(tally.image_keys),
-        num_image_files=len(np.unique(tally.image_keys)),
+        num_image_files=Keys(tally.image_keys.data, b"").num_distinct,
         microbatches=microbatches(labels, completions.commonest, batch_size) if len(rows) > 1 else None,
         leakage=_leakage(tally, tallies[TRAIN]) if TRAIN in tallies and name != TRAIN else None,
     )
@@ -190,28 +194,31 @@ def _inside(low: float, high: float) -> float:
 
 def _tokens(rows: np.ndarray, wanted: NDArray[np.bool_]) -> Tokens:
     return Tokens(
-        prompt=int(rows["num_prompt"][wanted].sum()),
-        completion=int(rows["num_completion"][wanted].sum()),
-        image=int(rows["num_image_tokens"][wanted].sum()),
+        prompt=int(rows["num_prompt"].sum(where=wanted)),
+        completion=int(rows["num_completion"].sum(where=wanted)),
+        image=int(rows["num_image_tokens"].sum(where=wanted)),
     )
 
 
-def _by_label(values: _Numbers, label: NDArray[np.bool_]) -> Distribution:
-    return distribution(_counted(values[label]), _counted(values[~label]))
+def _by_label(rows: np.ndarray, values: Callable[[np.ndarray], _Numbers], *, with_images: bool = False) -> Distribution:
+    """The distribution of what `values` gives of rows, or of those `with_images`; it is given some at a time."""
+    counts: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        if with_images:
+            block = block[block["num_images"] > 0]
+        found = values(block)
+        for label, counted in counts.items():
+            distinct, numbers = np.unique(found[block["label"] == label], return_counts=True)
+            counted.update(dict(zip(distinct.tolist(), numbers.tolist(), strict=True)))
+    return distribution(counts[True], counts[False])
 
 
-def _counted(values: _Numbers) -> dict[int, int]:
-    distinct, counts = np.unique(values, return_counts=True)
-    return dict(zip(distinct.tolist(), counts.tolist(), strict=True))
-
-
-def _pixels(rows: np.ndarray, label: NDArray[np.bool_]) -> Distribution | None:
-    has_images = rows["num_images"] > 0
-    if not has_images.any():
-        return None
-    pixels = rows["pixels"][has_images]
+def _rounded_pixels(rows: np.ndarray) -> _Numbers:
+    pixels: _Numbers = rows["pixels"]
     step = 10 ** np.maximum(np.floor(np.log10(np.maximum(pixels, 1))).astype(np.int64) + 1 - _DIGITS, 0)
-    return _by_label(pixels // step * step, label[has_images])
+    rounded: _Numbers = pixels // step * step
+    return rounded
 
 
 def _shortcuts(by_property: Mapping[str, Separation | None]) -> tuple[Shortcut, ...]:
@@ -226,18 +233,45 @@ def _keys(numbers: _Keys, labels: bytes) -> Keys:
     return Keys(copy_of(numbers).data, labels)
 
 
-def _top_completions(completions: Keys, texts: Mapping[int, str]) -> Iterator[RepeatedCompletion]:
-    for entry in completions.most_common(_NUM_TOP_COMPLETIONS):
-        yield RepeatedCompletion(
-            text=texts.get(entry.value, ""),
-            desirable=entry.num_desirable,
-            undesirable=entry.count - entry.num_desirable,
+def _prompts(rows: np.ndarray, labels: bytes) -> tuple[int, int]:
+    """How many different prompts there are, and how many of them have both labels."""
+    keys = _keys(rows["prompt_key"], labels)
+    return keys.num_distinct, keys.num_under_both
+
+
+def _wholes(rows: np.ndarray, labels: bytes) -> tuple[int, int]:
+    """How many rows contradict another one, and how many say what one before them said."""
+    keys = _keys(join_digests(rows["prompt_key"], rows["completion_key"]), labels)
+    return keys.num_entries_under_both, len(keys) - keys.num_distinct - keys.num_under_both
+
+
+class _Completions(NamedTuple):
+    """Which completions repeat."""
+
+    num_repeated: int
+    top: tuple[RepeatedCompletion, ...]
+    commonest: list[int]
+
+    @classmethod
+    def of(cls, tally: Tally, labels: bytes) -> _Completions:
+        keys = _keys(tally.rows["completion_key"], labels)
+        top = (
+            RepeatedCompletion(
+                text=tally.completions.get(entry.value, ""),
+                desirable=entry.num_desirable,
+                undesirable=entry.count - entry.num_desirable,
+            )
+            for entry in keys.most_common(_NUM_TOP_COMPLETIONS)
         )
+        return cls(keys.num_repeated, tuple(top), keys.commonest)
 
 
 def _leakage(tally: Tally, train: Tally) -> Leakage:
-    owner = np.repeat(np.arange(len(tally.rows)), tally.rows["num_images"])
+    prompts, prompts_in_train = (_keys(each.rows["prompt_key"], b"") for each in (tally, train))
+    images, images_in_train = (Keys(each.image_keys.data, b"") for each in (tally, train))
+    places = np.asarray(images.rows_in(images_in_train), np.int64)
+    owners = np.searchsorted(np.cumsum(tally.rows["num_images"]), places, side="right")
     return Leakage(
-        num_same_prompt=int(np.isin(tally.rows["prompt_key"], train.rows["prompt_key"]).sum()),
-        num_same_image=len(np.unique(owner[np.isin(tally.image_keys, train.image_keys)])),
+        num_same_prompt=len(prompts.rows_in(prompts_in_train)),
+        num_same_image=len(np.unique(owners)),
     )
