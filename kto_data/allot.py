@@ -26,7 +26,7 @@ from kto_data.engine import local
 from kto_data.engine.contract import Engine, Work
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding
-from kto_data.inputs import Input
+from kto_data.inputs import Input, paths_read
 from kto_data.keys import AllKeys, Keys, KeyTask
 from kto_data.lost import lost_rows
 from kto_data.paths import TRAIN
@@ -34,6 +34,7 @@ from kto_data.policy import Contradictions
 from kto_data.so_far import InputSoFar, share_done
 from kto_data.source import STDIN
 from kto_data.split import Samples, contradicting_lines, groups, lines_of_evaluation
+from kto_data.storage import is_shared
 
 EVAL = "eval"
 """The name of the split that is held back."""
@@ -124,12 +125,13 @@ def allot(
     engine: Engine = local.run,
     folder: Path,
     caches: Sequence[Path],
+    url: str = "",
     progress: Progress = lambda num_rows, share: None,
 ) -> Allotment:
     """Look at all lines of all inputs, and say what becomes of each because of the others.
 
-    `folder` and `caches` are as of `KeyTask`. Raises `UsageError` for standard input, and `InputError` where a file
-    cannot be read, or its rows cannot be split.
+    `folder`, `caches` and `url` are as of `KeyTask`. Raises `UsageError` for standard input, and `InputError` where a
+    file cannot be read, or its rows cannot be split.
     """
     if not settings.asks_for_keys:
         return Allotment()
@@ -149,13 +151,16 @@ def allot(
             for chunk in file.chunks(rows_per_chunk):
                 under_way.append((file, chunk.num_rows))
                 file.num_units_drawn += 1
-                yield KeyTask(chunk, file.file.layout, folder, tuple(caches))
+                yield KeyTask(chunk, file.file.layout, folder, tuple(caches), url)
 
     def give_up(task: KeyTask) -> Keys:
         lost.append(lost_rows(task.chunk))
         return Keys()
 
-    work = Work(keys.gather, keys.start, (checks,), if_lost=give_up, folder=folder)
+    work = Work(
+        keys.gather, keys.start, (checks,), if_lost=give_up, reads=paths_read(inputs, checks.image_root),
+        folder=folder, call_afar=keys.gather_afar if url and is_shared(url) else None,
+    )  # fmt: skip
     for found in engine(work, tasks(), jobs=jobs):
         every.extend(found, first_line=num_lines)
         names.append(found.name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from kto_data import storage
 from kto_data.build import id_parts
+from kto_data.depot import Contents
 from kto_data.errors import CacheError, InputError
 from kto_data.manifest import InputFile, Manifest, Split, fingerprint, read_manifest
 from kto_data.packing import Packed
@@ -37,6 +38,7 @@ class Assembled:
     report: BalanceReport
     before: Manifest | None
     is_unchanged: bool  # it was there already, just as it is
+    contents: Contents  # what of it may lie at its URL already, where it has one
 
 
 def assemble(
@@ -65,12 +67,14 @@ def assemble(
         and not packed.has_new
         and is_whole(settings.output, reports)
     )
+    records = [*names_of_keys, *(key for so_far in run.splits.values() for key in so_far.keys)]
     if not is_there:
-        _write_parts(building, manifest, reports, run.splits, names_of_keys)
+        _write_parts(building, manifest, reports, run.splits, records)
         write_whole(building / RUN_NAME, run.record.to_json())
         publish(settings.output, building, manifest, packed)
     shutil.rmtree(building)
-    return Assembled(manifest, report, before, is_there)
+    contents = Contents(shards=run.put_elsewhere, images=packed, records=frozenset(records))
+    return Assembled(manifest, report, before, is_there, contents)
 
 
 def _manifest_before(output: Path) -> Manifest | None:
@@ -142,12 +146,12 @@ def _write_parts(
     manifest: Manifest,
     reports: Mapping[str, bytes],
     splits: Mapping[str, SplitSoFar],
-    names_of_keys: Sequence[str],
+    records: Sequence[str],
 ) -> None:
-    """Write all of a cache but its shards, which are there, and its manifest, which comes last. `reports`: by name."""
+    """Write all of a cache but its shards, which are there, and its manifest, which comes last. `reports`: by name;
+    `records`: names of the files in `.units` that are to stay."""
     shards = [f"{name}/{shard.path}" for name, so_far in splits.items() for shard in so_far.shards]
-    kept = [*names_of_keys, *(key for so_far in splits.values() for key in so_far.keys)]
-    sweep(folder, [*shards, *(f"{UNITS_NAME}/{name}" for name in kept)])
+    sweep(folder, [*shards, *(f"{UNITS_NAME}/{name}" for name in records)])
     names = {name: [shard.path for shard in so_far.shards] for name, so_far in splits.items()}
     write_dataset_files(folder, names, manifest.fingerprint)
     for name, content in reports.items():

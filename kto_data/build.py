@@ -8,18 +8,20 @@ Every line that is read is either kept, or dropped under the code of a rule; whi
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from kto_data import __version__, image_file
+from kto_data import __version__, depot, image_file
 from kto_data.check import CheckedLine, CheckSettings, LineChecker
 from kto_data.choices import PackImages
 from kto_data.chunk import Line
 from kto_data.clean import Gate
-from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, Refused
+from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, ImageRef, Refused
 from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
 from kto_data.image import ImageCheck, PixelBudget
@@ -80,24 +82,54 @@ class Builder:
         Raises `InputError` when the shard cannot be written, and `WrongIdsError` where ids may be wrong that this
         process made for this unit or for others.
         """
-        lines = tuple(unit.chunk.lines())
-        key = unit_key(self._settings_key, unit, lines)
-        built = find(key, unit, self.settings.image_root)
-        if built is None:
-            built = replace(self._build_anew(unit, lines), key=key)
-        try:
-            packed = self._pack(built, unit)
-        except UndecodableError:  # whose rows are no rows to train on, which only this look at images tells
-            built = replace(self._build_anew(unit, lines, ImageCheck.DECODE), key=key)
-            packed = self._pack(built, unit)
-        built = replace(built, packed=packed)
-        keep(built, unit, unit.folder.parent)
+        root, cache = self.settings.image_root, unit.folder.parent
+
+        def found(key: str) -> Built | None:
+            built = find(key, unit, root)
+            if built is None and unit.url and unit.caches:
+                built = depot.find(key, unit, root)
+            return replace(built, at="") if built else None
+
+        built = self._built(unit, found, lambda packer, images: packer.pack(images, cache, unit.caches))
+        keep(built, unit, cache)
         return built
 
-    def _pack(self, built: Built, unit: Unit) -> Packed:
-        if self._packer is None or built.shard is None:
-            return Packed()
-        return self._packer.pack(read_images(unit.folder / built.shard.path), unit.folder.parent, unit.caches)
+    def build_afar(self, unit: Unit) -> Built:
+        """The same, the shard put to the cache's URL and nothing to the unit's folder, which is on another machine.
+
+        Raises what `build` does, and `InputError` where the storage fails.
+        """
+        with tempfile.TemporaryDirectory(prefix="ktodata-") as scratch:
+            here = replace(unit, folder=Path(scratch))
+
+            def found(key: str) -> Built | None:
+                return depot.find(key, here, self.settings.image_root) if unit.caches else None
+
+            def pack(packer: Packer, images: Sequence[ImageRef]) -> Packed:
+                with depot.reaching(unit.url):
+                    return packer.pack_to(unit.url, images, anew=not unit.caches)
+
+            return depot.put(self._built(here, found, pack), here)
+
+    def _built(
+        self,
+        unit: Unit,
+        find: Callable[[str], Built | None],
+        pack: Callable[[Packer, Sequence[ImageRef]], Packed],
+    ) -> Built:
+        """What became of the unit: found by its key, or made anew in its folder; then its images are packed."""
+        lines = tuple(unit.chunk.lines())
+        key = unit_key(self._settings_key, unit, lines)
+
+        def packed(built: Built) -> Built:
+            if self._packer is None or built.shard is None:
+                return built
+            return replace(built, packed=pack(self._packer, read_images(unit.folder / built.shard.path)))
+
+        try:
+            return packed(find(key) or replace(self._build_anew(unit, lines), key=key))
+        except UndecodableError:  # whose rows are no rows to train on, which only this look at images tells
+            return packed(replace(self._build_anew(unit, lines, ImageCheck.DECODE), key=key))
 
     def _build_anew(self, unit: Unit, lines: Sequence[Line], images: ImageCheck = ImageCheck.HEADER) -> Built:
         output = _Output(unit.chunk.path, frozenset(lines[place] for place in unit.contradicting))
@@ -221,6 +253,12 @@ def build(unit: Unit) -> Built:
     """Build one unit with what `start` loaded."""
     assert _builder is not None, "start() comes first"
     return _builder.build(unit)
+
+
+def build_afar(unit: Unit) -> Built:
+    """Build one unit with what `start` loaded, on a machine that does not see the unit's folder."""
+    assert _builder is not None, "start() comes first"
+    return _builder.build_afar(unit)
 
 
 def id_parts(processor: Processor, settings: BuildSettings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from pathlib import Path
 from kto_data import storage
 from kto_data.errors import CacheError, InputError
 from kto_data.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest_bytes
-from kto_data.packing import IMAGES_NAME, is_packed, is_whole_file
-from kto_data.shard import write_dataset_files
+from kto_data.packing import IMAGES_NAME, is_whole_file, packed_name
+from kto_data.shard import read_images, write_dataset_files
 from kto_data.writing import write_whole, writing_to
 
 _AT_ONCE = 8  # files; of a large one several parts are fetched together besides
@@ -55,10 +55,31 @@ def _is_fetched(folder: Path, manifest: Manifest) -> bool:
 
 def _fetch(url: str, folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    wanted: dict[str, IsWhole] = {}
-    for split in manifest.splits.values():
-        wanted |= {shard.path: shard.is_at for shard in split.shards}
-    wanted |= {f"{IMAGES_NAME}/{name}": partial(is_whole_file, name=name) for name in _packed_names(url, manifest)}
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    _fetch_files(url, folder, {shard.path: shard.is_at for shard in shards})
+    if manifest.packed is not None:
+        packed = _packed_names(url, folder, manifest)
+        _fetch_files(url, folder, {f"{IMAGES_NAME}/{name}": partial(is_whole_file, name=name) for name in packed})
+    names = {name: [os.path.basename(shard.path) for shard in split.shards] for name, split in manifest.splits.items()}
+    write_dataset_files(folder, names, manifest.fingerprint)
+
+
+def _packed_names(url: str, folder: Path, manifest: Manifest) -> set[str]:
+    """The packed images of the cache, by their paths below `images/`. Its shards name them: others may be there too, of
+    a cache that is being made."""
+    assert manifest.packed is not None
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    images = (image for shard in shards for image in read_images(folder / shard.path))
+    names = {packed_name(image, manifest.pack_images) for image in images}
+    if len(names) != manifest.packed.files:
+        raise CacheError(
+            f"the shards of {url} name {len(names):,} packed images, and its manifest {manifest.packed.files:,}",
+            hint="run `ktodata preprocess` again",
+        )
+    return names
+
+
+def _fetch_files(url: str, folder: Path, wanted: Mapping[str, IsWhole]) -> None:
     try:
         storage.at_once(lambda name: _fetch_file(url, folder, name, wanted[name]), wanted, _AT_ONCE)
     except OSError as error:
@@ -66,25 +87,6 @@ def _fetch(url: str, folder: Path, manifest: Manifest) -> None:
             f"cannot fetch {url}: {error.strerror or error}",
             hint=f"run the same command again: what has arrived is kept in {folder}",
         ) from None
-    names = {name: [os.path.basename(shard.path) for shard in split.shards] for name, split in manifest.splits.items()}
-    write_dataset_files(folder, names, manifest.fingerprint)
-
-
-def _packed_names(url: str, manifest: Manifest) -> list[str]:
-    """The packed images of the cache, by their paths below `images/`."""
-    if manifest.packed is None:
-        return []
-    try:
-        there = storage.list_states(storage.join(url, IMAGES_NAME))
-    except OSError as error:
-        raise InputError(f"{url} cannot be listed: {error}", hint="check that you may list it") from None
-    names = [name for name in there if is_packed(name)]
-    if (len(names), sum(there[name].num_bytes for name in names)) != (manifest.packed.files, manifest.packed.bytes):
-        raise CacheError(
-            f"{url} has {len(names):,} packed images, and its manifest says {manifest.packed.files:,} of other lengths",
-            hint="it was changed, or is being written: run `ktodata preprocess` again",
-        )
-    return names
 
 
 def _fetch_file(url: str, folder: Path, name: str, is_whole: IsWhole) -> None:

@@ -60,6 +60,16 @@ def open_inputs(
     return tuple(Input(open_source(file.path), layout, file.split) for file in files)
 
 
+def paths_read(inputs: Sequence[Input], *others: str | Path | None) -> tuple[str, ...]:
+    """What every process must see that works on chunks of the inputs: their files, the folder that image paths of
+    standard input start from, and of `others`, which are model folders, image roots and the like, those that are
+    paths."""
+    files = [entry.source.local for entry in inputs if entry.source.is_read_by_chunks]
+    if any(entry.source.path == STDIN for entry in inputs):
+        files.append(os.curdir)
+    return *files, *(os.fspath(path) for path in others if path is not None and os.path.exists(path))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excerpt:
     """Which rows of all inputs are looked at: the first `stop`, or those `chosen`, or all."""

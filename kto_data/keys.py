@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xxhash
 
-from kto_data import __version__, image_file
+from kto_data import __version__, depot, image_file
 from kto_data.check import CheckSettings, LineChecker
 from kto_data.chunk import Chunk
 from kto_data.clean import Gate
@@ -43,6 +43,7 @@ class KeyTask:
     layout: Layout
     folder: Path  # of the cache that is being made
     caches: tuple[Path, ...] = ()  # folders of caches, finished or not, where the keys may lie already
+    url: str = ""  # of the cache, where it is to lie at one
 
 
 class Keys:
@@ -117,26 +118,37 @@ class KeyGatherer:
 
     def gather(self, task: KeyTask) -> Keys:
         """The keys of a chunk. Raises `InputError` where they cannot be kept."""
+        places: list[Callable[[str], bytes]] = [partial(_read_from, cache) for cache in task.caches]
+        if task.url and task.caches:
+            places.append(partial(depot.read_record, task.url))
+        return self._gathered(task, places, partial(_keep_in, task.folder))
+
+    def gather_afar(self, task: KeyTask) -> Keys:
+        """The same, kept at the cache's URL and not in the task's folder, which is on another machine."""
+        places = [partial(depot.read_record, task.url)] if task.caches else []
+        return self._gathered(task, places, partial(depot.put_record, task.url))
+
+    def _gathered(
+        self, task: KeyTask, places: Sequence[Callable[[str], bytes]], keep: Callable[[str, bytes], None]
+    ) -> Keys:
+        """The keys of a chunk, found at one of `places` or gathered anew, and kept."""
         budget = self._settings.budget
         first = ["keys", __version__, budget.min_pixels, budget.max_pixels, task.chunk.path, repr(task.layout)]
         name = f"keys-{content_key(first, task.chunk.lines())}"
-        content = next(filter(None, (self._kept(cache / UNITS_NAME / name) for cache in task.caches)), None)
+        content = next(filter(None, (self._kept(name, read) for read in places)), None)
         if content is None:
             keys, images = self._gather_anew(task)
             if images is None:
                 return keys
             content = _to_bytes(keys, images)
-        folder = task.folder / UNITS_NAME
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / name, content)
+        keep(name, content)
         return _from_bytes(content, name)[0]
 
-    def _kept(self, path: Path) -> bytes | None:
-        """What lies at `path`, where it is whole and its images are the same files."""
+    def _kept(self, name: str, read: Callable[[str], bytes]) -> bytes | None:
+        """What `read` gives by that name, where it is whole and its images are the same files."""
         try:
-            content = path.read_bytes()
-            _, images = _from_bytes(content, path.name)
+            content = read(name)
+            _, images = _from_bytes(content, name)
             are_same = image_file.for_each(self._root, self._is_same, images)
             return content if all(are_same) else None
         except NOT_OURS:  # not there, or spoilt, or an image is gone
@@ -202,6 +214,17 @@ class KeyGatherer:
         return bool(image.state.version) and image_file.state(image_file.place(self._root, image.path)) == image.state
 
 
+def _read_from(cache: Path, name: str) -> bytes:
+    return (cache / UNITS_NAME / name).read_bytes()
+
+
+def _keep_in(cache: Path, name: str, content: bytes) -> None:
+    folder = cache / UNITS_NAME
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / name, content)
+
+
 def _to_bytes(keys: Keys, images: Sequence[_Image]) -> bytes:
     head = {"sizes": [len(column) for column in keys.columns()], "images": images}
     return b"\n".join([json.dumps(head).encode(), b"".join(column.tobytes() for column in keys.columns())])
@@ -233,3 +256,9 @@ def gather(task: KeyTask) -> Keys:
     """The keys of a chunk, by the gatherer that `start` made."""
     assert _gatherer is not None, "start() comes first"
     return _gatherer.gather(task)
+
+
+def gather_afar(task: KeyTask) -> Keys:
+    """The same, on a machine that does not see the task's folder."""
+    assert _gatherer is not None, "start() comes first"
+    return _gatherer.gather_afar(task)

@@ -65,11 +65,20 @@ class Packed:
         entries = np.unique(np.concatenate([cls().entries, *(part.entries for part in parts)]))
         return cls(entries, any(part.has_new for part in parts))
 
+    def among(self, paths: Iterable[str]) -> set[str]:
+        """Those of `paths`, below `images/`, that are packed images of these."""
+        wanted = set(self.entries["name"].tolist())
+        return {path for path in paths if is_packed(path) and _key(os.path.basename(path)) in wanted}
+
     def counts(self) -> PackedCounts:
         """The counts as the manifest has them."""
         _, first = np.unique(self.entries["name"], return_index=True)
         num_bytes = int(self.entries["bytes"][first].sum())
         return PackedCounts(paths=len(np.unique(self.entries["path"])), files=len(first), bytes=num_bytes)
+
+
+_Place = Path | str
+"""A cache: its folder, or its URL."""
 
 
 def packed_name(ref: ImageRef, packing: PackImages) -> str:
@@ -100,23 +109,40 @@ class Packer:
         Raises `UndecodableError` for an image that must be scaled and cannot be, `InputError` where one cannot be read
         any more or the disk is full.
         """
-        refs, folders = tuple(refs), tuple(dict.fromkeys([building, *caches]))
+        return self._pack_all(refs, building, tuple(dict.fromkeys([building, *caches])))
+
+    def pack_to(self, url: str, refs: Iterable[ImageRef], *, anew: bool) -> Packed:
+        """See to it that all are packed in the cache at a URL; `anew`: those too that are there already.
+
+        Raises `UndecodableError` as `pack` does, `InputError` where one cannot be read any more, and OSError where the
+        storage fails.
+        """
+        return self._pack_all(refs, url, () if anew else (url,))
+
+    def _pack_all(self, refs: Iterable[ImageRef], target: _Place, places: tuple[_Place, ...]) -> Packed:
+        refs = tuple(refs)
         # Images that are fetched are packed many at a time, but no file by two.
         distinct = {packed_name(ref, self._packing): ref for ref in refs}
-        image_file.for_each(self._root, lambda ref: self._pack(ref, folders), distinct.values())
-        made = [(ref, *self._pack(ref, folders)) for ref in refs]
+        image_file.for_each(self._root, lambda ref: self._pack(ref, target, places), distinct.values())
+        made = [(ref, *self._pack(ref, target, places)) for ref in refs]
         entries = {(_key(ref.path), _key(_file_name(ref, self._packing)), num_bytes) for ref, num_bytes, _ in made}
         return Packed(np.array(sorted(entries), _ENTRY), any(is_new for _, _, is_new in made))
 
-    def _pack_one(self, ref: ImageRef, folders: tuple[Path, ...]) -> tuple[int, bool]:
-        """Bytes of the packed file, and whether it was made just now."""
-        name = packed_name(ref, self._packing)
-        for folder in folders:
-            num_bytes = self._whole_at(folder / IMAGES_NAME / name, ref)
+    def _pack_one(self, ref: ImageRef, target: _Place, places: tuple[_Place, ...]) -> tuple[int, bool]:
+        """Bytes of the packed file, and whether it was made just now. `places` are those where it may be already."""
+        name = f"{IMAGES_NAME}/{packed_name(ref, self._packing)}"
+        for place in places:
+            if isinstance(place, str):
+                num_bytes = _num_bytes_at(storage.join(place, name))
+            else:
+                num_bytes = self._whole_at(place / name, ref)
             if num_bytes:
                 return num_bytes, False
         content = self._content(ref)
-        path = folders[0] / IMAGES_NAME / name
+        if isinstance(target, str):
+            storage.put(storage.join(target, name), content)
+            return len(content), True
+        path = target / name
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
@@ -150,6 +176,15 @@ class Packer:
             return as_pixels(load_for_training(BytesIO(content), (ref.width, ref.height)))
         except DECODE_ERRORS as error:
             raise UndecodableError(f"{path} cannot be decoded: {error}") from None
+
+
+def _num_bytes_at(url: str) -> int:
+    """The length of the packed image at a URL, 0 where there is none. What is there under such a name was put there
+    whole, and whoever trains on it looks at its bytes."""
+    try:
+        return storage.file_state(url).num_bytes
+    except FileNotFoundError:
+        return 0
 
 
 def move_in(building: Path, cache: Path, packed: Packed) -> None:

@@ -24,6 +24,7 @@ from kto_data.assemble import assemble
 from kto_data.build import BuildSettings
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.engine.contract import Work
+from kto_data.inputs import paths_read
 from kto_data.lost import LOST_CODE, lost_rows
 from kto_data.manifest import Manifest, differing_parts
 from kto_data.packing import IMAGES_NAME
@@ -34,9 +35,10 @@ from kto_data.recipe import PreprocessSettings
 from kto_data.report.balance.model import BalanceReport
 from kto_data.rules.facts import ChunkFacts
 from kto_data.so_far import FindingsSoFar, InputSoFar, RunSoFar, share_done
+from kto_data.storage import is_shared
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import WrongIdsError
-from kto_data.unit import Built, Unit
+from kto_data.unit import UNITS_NAME, Built, Unit
 from kto_data.upload import Uploaded, claimed, upload_cache
 from kto_data.writing import writing_to
 
@@ -82,14 +84,11 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
         if not settings.resume:
             shutil.rmtree(building / IMAGES_NAME, ignore_errors=True)
         try:
-            result = _make(settings, processor, building, progress)
+            return _make(settings, processor, building, progress)
         except WrongIdsError:
             # What was built before the fault came to light may be wrong too, and what other runs have left.
             slow = replace(settings, resume=False, build=replace(settings.build, fast_after=None))
-            result = _make(slow, processor, building, progress)
-        if settings.url and result.manifest is not None:
-            result = replace(result, uploaded=upload_cache(settings.output, settings.url))
-        return result
+            return _make(slow, processor, building, progress)
 
 
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
@@ -104,6 +103,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         engine=settings.engine,
         folder=building,
         caches=caches,
+        url=settings.url,
         progress=lambda num_rows, share: progress(num_rows, 0, share, 0, 0, FIRST_PASS),
     )
     if allotment.lost:
@@ -124,6 +124,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
         num_units=run.record.num_units,
         num_reused=run.record.num_reused,
         is_unchanged=made.is_unchanged,
+        uploaded=upload_cache(settings.output, settings.url, made.contents) if settings.url else None,
         changes=tuple(differing_parts(made.before.parts, made.manifest.parts)) if made.before else (),
     )
 
@@ -147,7 +148,7 @@ def _built_units(
     """The result of each unit with the file it is of and its split, in the order of the input."""
     origin: deque[tuple[InputSoFar, str]] = deque()  # of the units under way, oldest first
     numbers = {split: itertools.count() for split in settings.split_names}
-    for folder in (building / split for split in settings.split_names):
+    for folder in (building / name for name in (*settings.split_names, UNITS_NAME)):
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -159,9 +160,15 @@ def _built_units(
                     file.num_units_drawn += 1
                     name = f"shard-{next(numbers[part.split]):05d}.arrow"
                     folder = building / part.split
-                    yield Unit(part.chunk, file.file.layout, part.split, folder, name, caches, part.contradicting)
+                    yield Unit(
+                        part.chunk, file.file.layout, part.split, folder, name, caches, settings.url, part.contradicting
+                    )
 
-    work = Work(build.build, build.start, (settings.build,), if_lost=_lost, folder=building)
+    work = Work(
+        build.build, build.start, (settings.build,), if_lost=_lost,
+        reads=paths_read([file.file for file in files], settings.build.image_root, settings.build.model),
+        folder=building, call_afar=build.build_afar if settings.url and is_shared(settings.url) else None,
+    )  # fmt: skip
     for built in settings.engine(work, units(), jobs=settings.jobs):
         yield *origin.popleft(), built
 

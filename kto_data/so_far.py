@@ -174,6 +174,8 @@ class RunSoFar:
         self.num_dropped = 0
         self.num_lost = 0
         """Units that an engine has lost."""
+        self.put_elsewhere: dict[str, str] = {}
+        """Path of a shard in the cache -> URL of the object that holds it, where it is not in a unit's folder."""
         self._facts = DatasetFacts()
 
     @property
@@ -188,6 +190,8 @@ class RunSoFar:
         file.num_units_done += 1
         file.findings.add(built.findings)
         self.splits[split].add(built)
+        if built.shard is not None and built.at:
+            self.put_elsewhere[f"{split}/{built.shard.path}"] = built.at
         self._facts.extend(built.facts)
         self.record.add(built, num_rows)
         self.num_dropped += sum(built.tally.dropped.values())

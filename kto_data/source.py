@@ -78,6 +78,11 @@ class Source:
         if empty:
             raise no_rows(self.path)
 
+    @property
+    def is_read_by_chunks(self) -> bool:
+        """Whether whoever works on a chunk reads this very file: not where it is a copy, or rows are handed over."""
+        return self.copied is None and self.kind is not SourceKind.STDIN and self.kind not in _COMPRESSED
+
     def digest(self) -> tuple[str, int]:
         """SHA-256 (hex) and size in bytes of the file as it lies on disk. Not for standard input, which is gone."""
         assert self.kind is not SourceKind.STDIN

@@ -66,6 +66,11 @@ def open_storage(url: str) -> None:
     _system(_protocol(url))
 
 
+def is_shared(url: str) -> bool:
+    """Whether what lies at `url` is the same for all machines that may reach it."""
+    return _protocol(url) not in ("file", "local", "memory")
+
+
 def local_path(url: str) -> str | None:
     """The path on this machine that a `file://` URL means; None for other URLs."""
     return str(_system("file")._strip_protocol(url)) if _is_local(url) else None
@@ -200,6 +205,29 @@ def download(url: str, path: str) -> None:
     """The file at `url` to `path`, which on an error may hold a part of it. Raises OSError."""
     with _speaking(url) as (system, remote):
         system.get_file(remote, path)
+
+
+def put(url: str, content: bytes) -> None:
+    """Put `content` to `url`, in the place of what is there: whole or not at all, if that is object storage. Raises
+    OSError."""
+    with _speaking(url) as (system, path):
+        if _is_local(url):
+            system.makedirs(posixpath.dirname(path), exist_ok=True)
+        system.pipe_file(path, content)
+
+
+def copy(url: str, other: str) -> FileState:
+    """Have the store copy the file at `url` to `other`, in the place of what is there; the state that it has then.
+
+    It is there whole or not at all, and no byte of it passes through this machine. Raises OSError.
+    """
+    with _speaking(url) as (system, path):
+        target = system._strip_protocol(other)
+        if _is_local(url):
+            system.makedirs(posixpath.dirname(target), exist_ok=True)
+        system.cp_file(path, target)
+        system.invalidate_cache()
+        return _state(system.info(target))
 
 
 def create(url: str, content: bytes) -> None:

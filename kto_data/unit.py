@@ -52,6 +52,7 @@ class Unit:
     folder: Path  # where the shard goes
     name: str  # the shard's file name
     caches: tuple[Path, ...] = ()  # folders of caches, finished or not, where the unit's work may have been done
+    url: str = ""  # of the cache, where it is to lie at one
     contradicting: tuple[int, ...] = ()  # places among the chunk's lines, 0-based, of those that go for KTO401
 
 
@@ -76,6 +77,7 @@ class Built:
     key: str = ""
     images: tuple[ImageStamp, ...] | None = None  # None where an image is at fault: it may be mended meanwhile
     is_reused: bool = False
+    at: str = ""  # the URL of the object that holds the shard, where it is not in the unit's folder
     ids_by: str = ""  # what made its ids; empty where nothing was to be made
     packed: Packed = field(default_factory=Packed)  # of the shard's images; not kept: the shard says which they are
 
@@ -100,17 +102,17 @@ def keep(built: Built, unit: Unit, cache: Path) -> None:
     folder = cache / UNITS_NAME
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / built.key, _to_bytes(built, unit.split))
+    write_whole(folder / built.key, to_bytes(built, unit.split))
 
 
 def find(key: str, unit: Unit, image_root: str) -> Built | None:
     """What became of a unit with this key, its shard now where the unit wants it; None where it must be done again."""
     for cache in unit.caches:
         try:
-            built, split = _from_bytes((cache / UNITS_NAME / key).read_bytes(), key)
+            built, split = from_bytes((cache / UNITS_NAME / key).read_bytes(), key)
         except NOT_OURS:  # not there, or spoilt
             continue
-        if built.images is None or not _are_same(built.images, image_root):
+        if not are_same_images(built, image_root):
             continue
         if built.shard is None:
             return built
@@ -120,8 +122,11 @@ def find(key: str, unit: Unit, image_root: str) -> Built | None:
     return None
 
 
-def _are_same(stamps: Sequence[ImageStamp], image_root: str) -> bool:
-    return all(image_file.for_each(image_root, lambda stamp: _is_same(stamp, image_root), stamps))
+def are_same_images(built: Built, image_root: str) -> bool:
+    """Whether the images are the files that they were; of those at fault that cannot be told."""
+    if built.images is None:
+        return False
+    return all(image_file.for_each(image_root, lambda stamp: _is_same(stamp, image_root), built.images))
 
 
 def _is_same(stamp: ImageStamp, image_root: str) -> bool:
@@ -169,7 +174,8 @@ def sweep(cache: Path, names: Sequence[str]) -> None:
             subfolders.remove(name)
 
 
-def _to_bytes(built: Built, split: str) -> bytes:
+def to_bytes(built: Built, split: str) -> bytes:
+    """What is left of a unit of `split` for the next run."""
     tally, facts = built.tally, built.facts
     head = {
         "columns": _COLUMNS,
@@ -193,7 +199,8 @@ def _to_bytes(built: Built, split: str) -> bytes:
     return json.dumps(head).encode() + b"\n" + tally.rows.tobytes() + tally.image_keys.tobytes()
 
 
-def _from_bytes(content: bytes, key: str) -> tuple[Built, str]:
+def from_bytes(content: bytes, key: str) -> tuple[Built, str]:
+    """The unit and its split of which `to_bytes` has made `content`. Raises one of `NOT_OURS` where none is."""
     first, _, columns = content.partition(b"\n")
     head: dict[str, Any] = json.loads(first)
     if head["columns"] != _COLUMNS:

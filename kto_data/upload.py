@@ -3,7 +3,8 @@
     claim ─▶ the old manifest goes ─▶ files ─▶ manifest.json ─▶ claim goes
 
 While the claim lies there, whoever comes second stops. From the first file that is replaced to the last there is no
-manifest, and so no cache. What was sent is noted, so that a run that was cut off goes on where it was.
+manifest, and so no cache. What was sent is noted, so that a run that was cut off goes on where it was. What nodes of a
+cluster have put there themselves (`depot`) is brought to its place by the storage.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from kto_data import storage
+from kto_data import depot, storage
+from kto_data.depot import Contents, reaching
 from kto_data.errors import InputError, UsageError
-from kto_data.manifest import MANIFEST_NAME
+from kto_data.manifest import MANIFEST_NAME, Shard, read_manifest
 from kto_data.packing import IMAGES_NAME, is_packed
 from kto_data.publish import OWN_NAMES
 from kto_data.storage import FileState
@@ -63,7 +66,7 @@ def claimed(url: str, work: Path) -> Iterator[None]:
     storage.open_storage(url)
     claim = storage.join(url, CLAIM_NAME)
     content = _our_claim(work)
-    with _reaching(url):
+    with reaching(url):
         _refuse_others(url)
         try:
             storage.create(claim, content)
@@ -79,36 +82,99 @@ def claimed(url: str, work: Path) -> Iterator[None]:
             storage.remove(claim)
 
 
-def upload_cache(work: Path, url: str) -> Uploaded:
-    """Make the cache at `url`, which is `claimed`, equal to the one in `work`.
+def upload_cache(work: Path, url: str, contents: Contents) -> Uploaded:
+    """Make the cache at `url`, which is `claimed`, the one whose manifest is in `work`: each of its files is there too,
+    or `contents` says where it is.
 
-    Raises `InputError` where the storage fails, and `UsageError` where another run has written there all the same.
+    Raises `InputError` where the storage fails or a file has gone from there, and `UsageError` where another run has
+    written there all the same.
     """
-    with _reaching(url):
-        wanted = _files(work)
+    with reaching(url):
         there = storage.list_states(url)
+        wanted = _origins(work, contents)
+        images = _images_put(url, contents, there, wanted)
         manifest = (work / MANIFEST_NAME).read_bytes()
         manifest_url = storage.join(url, MANIFEST_NAME)
         before = storage.read_bytes(manifest_url) if MANIFEST_NAME in there else None
         sent = _Sent(work.with_name(_SENT), url, is_published=before == manifest)
-        missing = [name for name, path in wanted.items() if not sent.is_there(name, path, there.get(name))]
-        if before == manifest and not missing:
-            return Uploaded(0, len(wanted))
-        if before is not None:
-            storage.remove(manifest_url)
-        small = [name for name in missing if wanted[name].stat().st_size < _LARGE_BYTES]
-        large = [name for name in missing if name not in set(small)]
-        for names, most in ((large, _LARGE_AT_ONCE), (small, storage.REQUESTS_AT_ONCE)):
-            storage.at_once(lambda name: sent.send(name, wanted[name]), names, most)
-        strangers = [name for name in there if _is_ours(name) and name not in wanted]
-        storage.at_once(lambda name: storage.remove(storage.join(url, name)), strangers)
-        try:
-            storage.create(manifest_url, manifest)
-        except FileExistsError:
-            raise UsageError(
-                f"another run has published {url} meanwhile", hint="give --output another place, or run again"
-            ) from None
-        return Uploaded(len(missing) + 1, len(wanted) - len(missing))
+        missing = [name for name, origin in wanted.items() if not sent.is_there(name, origin, there.get(name))]
+        is_unchanged = before == manifest and not missing
+        if not is_unchanged:
+            if before is not None:
+                storage.remove(manifest_url)
+            large = [name for name in missing if wanted[name].takes_memory]
+            small = [name for name in missing if not wanted[name].takes_memory]
+            for names, most in ((large, _LARGE_AT_ONCE), (small, storage.REQUESTS_AT_ONCE)):
+                storage.at_once(lambda name: sent.send(name, wanted[name]), names, most)
+            _remove(url, [name for name in there if _is_ours(name) and name not in wanted and name not in images])
+            try:
+                storage.create(manifest_url, manifest)
+            except FileExistsError:
+                raise UsageError(
+                    f"another run has published {url} meanwhile", hint="give --output another place, or run again"
+                ) from None
+        _remove(url, [name for name in there if depot.is_ours(name) and not depot.is_record(name, contents)])
+        return Uploaded(0 if is_unchanged else len(missing) + 1, len(wanted) + len(images) - len(missing))
+
+
+class _Origin(Protocol):
+    """Where the bytes of a file of the cache are now."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def takes_memory(self) -> bool: ...
+
+    def put(self, url: str) -> FileState:
+        """Have them at `url`; the state that the file has there. Raises OSError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """A file on this machine."""
+
+    path: Path
+
+    @property
+    def num_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def sha256(self) -> str:
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def takes_memory(self) -> bool:
+        return self.num_bytes >= _LARGE_BYTES
+
+    def put(self, url: str) -> FileState:
+        return storage.upload(str(self.path), url)
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """A shard that a node has put to the storage."""
+
+    shard: Shard
+    url: str
+    takes_memory = False  # none of it passes through this machine
+
+    @property
+    def num_bytes(self) -> int:
+        return self.shard.bytes
+
+    @property
+    def sha256(self) -> str:
+        return self.shard.sha256
+
+    def put(self, url: str) -> FileState:
+        return storage.file_state(url) if url == self.url else storage.copy(self.url, url)
 
 
 class _Sent:
@@ -126,29 +192,49 @@ class _Sent:
                     name, sha256, *state = json.loads(line)
                     self._known[name] = sha256, FileState(*state)
 
-    def is_there(self, name: str, path: Path, state: FileState | None) -> bool:
-        """Whether the file is at its place with the content of `path`, and untouched since we put it there."""
-        if state is None or state.num_bytes != path.stat().st_size:
+    def is_there(self, name: str, origin: _Origin, state: FileState | None) -> bool:
+        """Whether the file is at its place with the bytes of `origin`, and untouched since we put it there."""
+        if state is None or state.num_bytes != origin.num_bytes:
             return False
         if name not in self._known:
             return self._is_published
         sha256, known = self._known[name]
-        return bool(state.version) and state == known and sha256 == _sha256(path)
+        return bool(state.version) and state == known and sha256 == origin.sha256
 
-    def send(self, name: str, path: Path) -> None:
+    def send(self, name: str, origin: _Origin) -> None:
         """Put the file to its place, and note it."""
-        state = storage.upload(str(path), storage.join(self._url, name))
-        if state.num_bytes != path.stat().st_size:
+        state = origin.put(storage.join(self._url, name))
+        if state.num_bytes != origin.num_bytes:
             raise OSError(f"of {name} {state.num_bytes:,} bytes have arrived")
-        line = json.dumps([name, _sha256(path), *state]).encode() + b"\n"
+        line = json.dumps([name, origin.sha256, *state]).encode() + b"\n"
         with open(self._path, "ab", buffering=0) as file:
             file.write(line)  # one write, so that lines of several threads do not mix
 
 
-def _files(work: Path) -> dict[str, Path]:
-    """The files of the cache in `work` but its manifest, by their paths in it."""
+def _origins(work: Path, contents: Contents) -> dict[str, _Origin]:
+    """The files of the cache but its manifest, and images that nodes have put there, by their paths in it."""
     paths = {path.relative_to(work).as_posix(): path for path in sorted(work.rglob("*")) if path.is_file()}
-    return {name: path for name, path in paths.items() if _is_ours(name)}
+    origins: dict[str, _Origin] = {name: _Here(path) for name, path in paths.items() if _is_ours(name)}
+    if contents.shards:
+        splits = read_manifest(work).splits.values()
+        shards = {shard.path: shard for split in splits for shard in split.shards}
+        origins |= {name: _There(shards[name], at) for name, at in contents.shards.items()}
+    return origins
+
+
+def _images_put(url: str, contents: Contents, there: Iterable[str], origins: Mapping[str, _Origin]) -> set[str]:
+    """The packed images that nodes have put there, by their paths in the cache.
+
+    Raises `InputError` where one is nowhere.
+    """
+    if not contents.shards:
+        return set()
+    start = f"{IMAGES_NAME}/"
+    names = {name.removeprefix(start) for name in (*there, *origins) if name.startswith(start)}
+    found = contents.images.among(names)
+    if gone := contents.images.counts().files - len(found):
+        raise InputError(f"{gone:,} packed images have gone from {url}/{IMAGES_NAME}", hint="run again")
+    return {start + name for name in found}.difference(origins)
 
 
 def _is_ours(name: str) -> bool:
@@ -157,9 +243,13 @@ def _is_ours(name: str) -> bool:
     return is_packed(rest) if top == IMAGES_NAME else top in OWN_NAMES and top != UNITS_NAME
 
 
+def _remove(url: str, names: Iterable[str]) -> None:
+    storage.at_once(lambda name: storage.remove(storage.join(url, name)), names)
+
+
 def _refuse_others(url: str) -> None:
     names = storage.list_states(url)
-    others = sorted(name for name in names if not _is_ours(name) and name != CLAIM_NAME)
+    others = sorted(name for name in names if not (_is_ours(name) or depot.is_ours(name) or name == CLAIM_NAME))
     if others and MANIFEST_NAME not in names:
         raise UsageError(
             f"{url} is not empty and holds no cache (for one, {others[0]!r})", hint="give --output a new place"
@@ -172,19 +262,3 @@ def _our_claim(work: Path) -> bytes:
         who = f"{socket.gethostname()}, process {os.getpid()}, in {work}, {secrets.token_hex(8)}"
         write_whole(path, f"{who}\n".encode())
     return path.read_bytes()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {url}: {error.strerror or error}",
-            hint="what was built and sent is kept: run the same command again once the storage answers",
-        ) from None

@@ -19,7 +19,7 @@ from kto_data.engine.contract import Engine, Work
 from kto_data.errors import InputError
 from kto_data.finding import Finding, Location, Severity
 from kto_data.formats import Layout
-from kto_data.inputs import ALL_ROWS, Excerpt, Input
+from kto_data.inputs import ALL_ROWS, Excerpt, Input, paths_read
 from kto_data.lost import LOST_CODE, lost_rows
 from kto_data.noting import note
 from kto_data.rules import ALL_RULES
@@ -71,6 +71,7 @@ def validate(
     work = Work(
         _check_unit, _start, (settings,),
         is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None, if_lost=_lost,
+        reads=paths_read(inputs, settings.image_root, settings.model),
     )  # fmt: skip
     for report in engine(work, reach.drawn(_units(inputs, excerpt)), jobs=jobs):
         facts.extend(report.facts)

@@ -35,7 +35,9 @@ class Work(Generic[Unit, Result]):
     is_alone: Callable[[Unit], bool] = never  # no other is drawn or worked on meanwhile: two would fill the memory
     may_fork: bool = False  # no library that is used suffers from a fork
     if_lost: Callable[[Unit], Result] | None = None  # called in this process
-    folder: Path | None = None  # that is written to: it is there, and every process must see it
+    reads: tuple[str, ...] = ()  # paths of files and folders that every process must see
+    folder: Path | None = None  # that `call` writes to: it is there, and every process must see it,
+    call_afar: Callable[[Unit], Result] | None = None  # unless there is this to be called where machines may be many
 
 
 class Engine(Protocol):

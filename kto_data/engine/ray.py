@@ -2,8 +2,9 @@
 
     Unit ─▶ task on any node ─▶ pickled result ─▶ Result, in the order of the units
 
-A task does what a process of the local engine does, in a process that has the same folder, modules and packages. One
-whose process dies is tried again elsewhere, three times; then its unit is lost, and the others go on.
+A task does what a process of the local engine does, in a process that has the same modules and packages, and sees the
+files and folders that the work says it needs. One whose process dies is tried again elsewhere, three times; then its
+unit is lost, and the others go on.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _run(work: Work[Unit, Result], units: Iterable[Unit], *, jobs: int) -> Itera
 
     Raises `UsageError` where a node is not fit for the work.
     """
-    with _sign_in(work.folder) as sign:
+    with _sign_in(work.folder if work.call_afar is None else None) as sign:
         yield from _run_tasks(work, _Setup.here(work, sign), units, jobs)
 
 
@@ -206,6 +207,7 @@ class _Setup:
     modules: tuple[str, ...]  # where Python looks for modules
     versions: tuple[tuple[str, str], ...]
     call: bytes  # work, initializer and its arguments, pickled
+    reads: tuple[str, ...]  # paths that must be there
     sign: str  # a file that is seen where the folder is that is written to; empty where there is none
 
     @classmethod
@@ -216,31 +218,14 @@ class _Setup:
             os.getcwd(),
             tuple(sys.path),
             _versions(),
-            pickle.dumps((work.call, work.initializer, work.initargs)),
+            pickle.dumps((work.call_afar or work.call, work.initializer, work.initargs)),
+            work.reads,
             sign,
         )
 
     def take_effect(self) -> Callable[[Any], object]:
         """Make this process such a one, and return its work. Raises `UsageError` where it cannot be one."""
-        for (name, wanted), (_, found) in zip(self.versions, _versions(), strict=True):
-            if wanted != found:
-                raise UsageError(
-                    f"node {socket.gethostname()} has {name} {found}, and the node that was started on {wanted}",
-                    hint="install the same packages on every node",
-                )
-        try:
-            os.chdir(self.folder)
-        except OSError:
-            raise UsageError(
-                f"node {socket.gethostname()} has no folder {self.folder}",
-                hint="start in a folder that all nodes see, with data and cache on a file system that they share",
-            ) from None
-        if self.sign and not os.path.exists(self.sign):
-            raise UsageError(
-                f"node {socket.gethostname()} does not see what is written to {os.path.dirname(self.sign)}",
-                hint="give --output a folder on a file system that all nodes share; for a cache at a URL, set "
-                "XDG_CACHE_HOME to such a one",
-            )
+        self._check_node()
         sys.path += [path for path in self.modules if path not in sys.path]
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the cluster's tasks already use every processor
         work, initializer, initargs = pickle.loads(self.call)
@@ -248,6 +233,35 @@ class _Setup:
             initializer(*initargs)
         result: Callable[[Any], object] = work
         return result
+
+    def _check_node(self) -> None:
+        node = f"node {socket.gethostname()}"
+        for (name, wanted), (_, found) in zip(self.versions, _versions(), strict=True):
+            if wanted != found:
+                raise UsageError(
+                    f"{node} has {name} {found}, and the node that was started on {wanted}",
+                    hint="install the same packages on every node",
+                )
+        try:
+            os.chdir(self.folder)
+        except OSError:
+            if not all(map(os.path.isabs, self.reads)) or self.sign:
+                raise UsageError(
+                    f"{node} has no folder {self.folder}, where relative paths start",
+                    hint="start in a folder that all nodes see, with data and cache on a file system that they share",
+                ) from None
+        for path in self.reads:
+            if not os.path.exists(path):
+                raise UsageError(
+                    f"{node} has no {path}",
+                    hint="data and images on a file system that all nodes share, or at a URL; a model there, or at the "
+                    "same place on each of them: in their container image, for one",
+                )
+        if self.sign and not os.path.exists(self.sign):
+            raise UsageError(
+                f"{node} does not see what is written to {os.path.dirname(self.sign)}",
+                hint="give --output a folder on a file system that all nodes share, or a URL of object storage",
+            )
 
 
 def _versions() -> tuple[tuple[str, str], ...]:

@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kto_data.engine.contract import Opened, Work
+from kto_data.engine.contract import Engine, Opened, Work
+
+NOWHERE = Path("/nowhere")
+"""A folder that no process sees."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,23 @@ class DeadlyEngine:
     word: str
 
     def __call__(self, work: Work[Any, Any], units: Any, *, jobs: int) -> Iterator[Any]:
-        deadly = Deadly(work.call, self.word, start=partial(work.initializer, *work.initargs))
-        return self.opened.run(replace(work, call=deadly, initializer=None), units, jobs=jobs)
+        start = partial(work.initializer, *work.initargs)
+        afar = work.call_afar and Deadly(work.call_afar, self.word, start=start)
+        deadly = replace(work, call=Deadly(work.call, self.word, start=start), call_afar=afar, initializer=None)
+        return self.opened.run(deadly, units, jobs=jobs)
 
 
 @dataclass(frozen=True)
 class DistantEngine:
-    """An engine whose processes do not see the copies that this one has made of files at URLs."""
+    """An engine whose processes see no file of this one: no copy that it has made of a file at a URL, nor the folder
+    in which it makes a cache."""
 
-    opened: Opened
+    run: Engine
 
     def __call__(self, work: Work[Any, Any], units: Iterable[Any], *, jobs: int) -> Iterator[Any]:
-        distant = (replace(unit, chunk=replace(unit.chunk, local="/nowhere/copy")) for unit in units)
-        return self.opened.run(work, distant, jobs=jobs)
+        return self.run(work, map(_distant, units), jobs=jobs)
+
+
+def _distant(unit: Any) -> Any:
+    elsewhere = {"folder": NOWHERE / "building/train", "caches": (NOWHERE,)} if hasattr(unit, "folder") else {}
+    return replace(unit, chunk=replace(unit.chunk, local=str(NOWHERE / "copy")), **elsewhere)

@@ -13,16 +13,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
 import ray
 from conftest import TinyModel, make_image, make_record, write_jsonl
-from deadly import Deadly, DeadlyEngine, DistantEngine
+from deadly import NOWHERE, Deadly, DeadlyEngine, DistantEngine
 from object_store import Store
 from ray.cluster_utils import Cluster
 from test_preprocess import files_of
@@ -34,14 +36,15 @@ from kto_data.check import CheckSettings
 from kto_data.cli import main
 from kto_data.engine import local
 from kto_data.engine import ray as engine
-from kto_data.engine.contract import Opened, Work
+from kto_data.engine.contract import Engine, Opened, Work
 from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
-from kto_data.policy import Invalid
+from kto_data.policy import Contradictions, Invalid
 from kto_data.upload import work_folder
 from kto_data.validate import validate
+from kto_train import load_cache
 
 KTODATA = [sys.executable, "-m", "kto_data"]
 SHARDS = ["--shard-rows", "8"]
@@ -78,10 +81,23 @@ def cluster(ray_folder: Path, store: Store) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def sessions(cluster: Cluster) -> Iterator[Callable[[], Opened]]:
+    """Joins the cluster, or is in it still: the processes of one session serve many tests."""
+    with ExitStack() as stack:
+        joined: list[Opened] = []
+
+        def join() -> Opened:
+            if not ray.is_initialized():
+                joined.append(stack.enter_context(engine.session(jobs=None, address=cluster.address)))
+            return joined[-1]
+
+        yield join
+
+
 @pytest.fixture
-def opened(cluster: Cluster) -> Iterator[Opened]:
-    with engine.session(jobs=None, address=cluster.address) as opened:
-        yield opened
+def opened(sessions: Callable[[], Opened]) -> Opened:
+    return sessions()
 
 
 def square(unit: int) -> int:
@@ -123,14 +139,14 @@ def test_a_unit_whose_worker_is_killed_is_done_again_and_one_that_always_kills_i
         return -unit
 
     deadly = Deadly(Deadly(square, "3"), "4", tmp_path / "killed")
-    assert list(opened.run(Work(deadly, if_lost=lost), range(6), jobs=2)) == [0, 1, 4, -3, 16, 25]
+    assert list(opened.run(Work(deadly, set_offset, (0,), if_lost=lost), range(6), jobs=2)) == [0, 1, 4, -3, 16, 25]
     assert (tmp_path / "killed").exists()
     monkeypatch.setattr(engine, "_RETRIES", 1)
     with pytest.raises(InputError, match="a worker process died"):
         list(opened.run(Work(Deadly(square, "3")), range(6), jobs=2))
 
 
-def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, opened: Opened, tmp_path: Path) -> None:
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     cluster.wait_for_nodes()
 
@@ -141,9 +157,8 @@ def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, tmp_path: Pat
 
     thread = threading.Thread(target=remove)
     thread.start()
-    with engine.session(jobs=None, address=cluster.address) as opened:
-        units = [(doomed.node_id, str(tmp_path / "there"), unit) for unit in range(12)]
-        assert list(opened.run(Work(stay_if_doomed), units, jobs=opened.jobs)) == list(range(12))
+    units = [(doomed.node_id, str(tmp_path / "there"), unit) for unit in range(12)]
+    assert list(opened.run(Work(stay_if_doomed), units, jobs=3)) == list(range(12))
     thread.join()
 
 
@@ -155,12 +170,12 @@ def stay_if_doomed(unit: tuple[str, str, int]) -> int:
     return number
 
 
-def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand(cluster: Cluster) -> None:
+def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand(opened: Opened) -> None:
     started = time.monotonic()
-    with engine.session(jobs=None, address=cluster.address) as opened:
-        results = opened.run(Work(wait_for), [0, 600, 600, 600], jobs=2)
-        assert next(results) == 0
-        results.close()
+    results = opened.run(Work(wait_for), [0, 600, 600, 600], jobs=2)
+    assert next(results) == 0
+    results.close()
+    assert list(opened.run(Work(wait_for), [0], jobs=2)) == [0]  # there is a processor for others
     assert time.monotonic() - started < 300
 
 
@@ -204,17 +219,11 @@ def expected(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) 
     return files_of(cache)
 
 
-def test_a_cluster_makes_the_cache_that_one_process_makes(
-    cluster: Cluster, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    on_ray = ["--engine", "ray", "--ray-address", cluster.address]
-    assert main([*options(data, model, tmp_path / "cache"), *on_ray]) == 0
-    assert files_of(tmp_path / "cache") == expected
-
-
 def settings(data: Path, model: Path, cache: Path, **more: Any) -> preprocessing.PreprocessSettings:
-    root, invalid = str(data.parent), more.pop("invalid")
-    build = BuildSettings(model=str(model), image_root=root, budget=PixelBudget(), invalid=invalid)
+    root, packing = str(data.parent), more.pop("pack_images", "none")
+    build = BuildSettings(
+        model=str(model), image_root=root, budget=PixelBudget(), invalid=Invalid.DROP, pack_images=packing
+    )
     inputs = {"train": open_inputs([str(data)])}
     return preprocessing.PreprocessSettings(
         inputs=inputs, output=cache, build=build, shard_rows=8, batch_size=4, jobs=2, **more
@@ -225,45 +234,104 @@ def make(settings: preprocessing.PreprocessSettings) -> preprocessing.Result:
     return preprocessing.preprocess(settings, lambda *so_far: None)
 
 
-def test_data_images_and_cache_at_urls_give_the_same_on_one_process_on_two_and_on_a_cluster(
-    opened: Opened, store: Store, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_makes_the_cache_that_one_process_makes(
+    opened: Opened, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Nodes of the cluster see the folder that is written to, and no copy that this process has made."""
+    allot = AllotSettings(eval_fraction=0.3, contradictions=Contradictions.DROP)
+    make(settings(data, model, tmp_path / "cache", engine=opened.run, allot=allot, pack_images="original"))
+    assert files_of(tmp_path / "cache") == expected
+
+
+@pytest.fixture
+def s3(store: Store, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of a bucket that has the data alone; this machine has nothing of earlier runs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    s3 = store.empty_bucket()
-    s3.put(str(data.parent), "bucket/data", recursive=True)
+    system = store.empty_bucket()
+    system.put(str(data.parent), "bucket/data", recursive=True)
+    yield system
+    store.spoil = lambda method, path: ""
+    assert not NOWHERE.exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def make_at(url: str, model: Path, engine: Engine, **more: Any) -> preprocessing.Result:
+    """The cache at `url` of the data in the bucket, with the images in it."""
+    build = BuildSettings(
+        model=str(model), image_root="s3://bucket/data", budget=PixelBudget(), pack_images="original",
+        invalid=more.pop("invalid", Invalid.DROP),
+    )  # fmt: skip
+    fixed = {"batch_size": 4, "shard_rows": 8, "jobs": 2, "allot": AllotSettings(eval_fraction=0.3)}
     inputs = {"train": open_inputs(["s3://bucket/data/data.jsonl"])}
-    engines = {"one": (local.run, 1), "two": (local.run, 2), "cluster": (DistantEngine(opened), opened.jobs)}
+    place = {"output": work_folder(url), "url": url}
+    return make(preprocessing.PreprocessSettings(inputs=inputs, build=build, engine=engine, **place, **fixed | more))
+
+
+def objects(s3: Any, name: str) -> dict[str, bytes]:
+    """What lies at a URL, but for what is different in every run, and what is left for the next one."""
+    found = {path.removeprefix(f"bucket/{name}/"): s3.cat_file(path) for path in s3.find(f"bucket/{name}")}
+    return {path: content for path, content in found.items() if path != "run.json" and not path.startswith(".units/")}
+
+
+def test_data_images_and_cache_at_urls_give_the_same_on_one_process_on_two_and_on_a_cluster(
+    opened: Opened, s3: Any, model: Path
+) -> None:
+    """Nodes of the cluster share no folder."""
+    inputs = open_inputs(["s3://bucket/data/data.jsonl"])
+    engines = {"one": (local.run, 1), "two": (local.run, 2), "cluster": (DistantEngine(opened.run), opened.jobs)}
     made, told = {}, {}
     for name, (run, jobs) in engines.items():
-        url = f"s3://bucket/{name}"
-        build = BuildSettings(
-            model=str(model), image_root="s3://bucket/data", budget=PixelBudget(), invalid=Invalid.DROP,
-            pack_images="original",
-        )  # fmt: skip
-        result = make(
-            preprocessing.PreprocessSettings(
-                inputs=inputs,
-                output=work_folder(url),
-                url=url,
-                build=build,
-                shard_rows=8,
-                batch_size=4,
-                allot=AllotSettings(eval_fraction=0.3),
-                engine=run,
-                jobs=jobs,
-            )
-        )
-        objects = {path.removeprefix(f"bucket/{name}/"): s3.cat_file(path) for path in s3.find(f"bucket/{name}")}
-        made[name] = {path: content for path, content in objects.items() if path != "run.json"}
-        assert result.manifest is not None
-        validation = validate(inputs["train"], CheckSettings(image_root="s3://bucket/data"), jobs=jobs, engine=run)
+        assert make_at(f"s3://bucket/{name}", model, run, jobs=jobs).manifest is not None
+        made[name] = objects(s3, name)
+        validation = validate(inputs, CheckSettings(image_root="s3://bucket/data"), jobs=jobs, engine=run)
         told[name] = [finding for count in validation.worst_first() for finding in count.findings]
     assert made["one"] == made["two"] == made["cluster"]
     assert "manifest.json" in made["one"]
     assert any(name.startswith("images/") for name in made["one"])
-    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     assert told["one"] == told["two"] == told["cluster"] != []
+
+
+def test_what_nodes_have_put_to_a_url_is_gone_on_from_on_any_machine_and_spoils_no_cache_there(
+    opened: Opened, s3: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, distant = "s3://bucket/cache", DistantEngine(opened.run)
+    make_at(url, model, distant, shard_rows=40)
+    before = objects(s3, "cache")
+    assert make_at(url, model, distant, invalid=Invalid.ERROR).manifest is None
+    assert {name: content for name, content in objects(s3, "cache").items() if name in before} == before
+    assert load_cache(url).manifest.fingerprint == json.loads(before["manifest.json"])["fingerprint"]
+
+    make_at("s3://bucket/anew", model, local.run, jobs=1)
+    for number, run in enumerate([distant, distant, local.run]):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine {number}"))
+        done = make_at(url, model, run, jobs=1)
+        assert (done.num_units, done.num_reused) == (16, 16)
+        assert objects(s3, "cache") == objects(s3, "anew")
+    assert load_cache(url).manifest == done.manifest
+
+
+def test_a_store_that_is_busy_cuts_uploads_and_goes_away_costs_nodes_no_more_than_another_run(
+    opened: Opened, store: Store, s3: Any, model: Path
+) -> None:
+    asked: Counter[str] = Counter()
+
+    def spoil(method: str, path: str) -> Literal["", "busy", "cut"]:
+        if method != "PUT" or not path.startswith("/bucket/cache/"):
+            return ""
+        if sum(name.startswith("/bucket/cache/.building/") for name in asked) == 6:
+            threading.Thread(target=store.stop).start()
+            return "cut"
+        asked[path] += 1
+        return {1: "busy", 2: "cut"}.get(asked[path], "")  # type: ignore[return-value]
+
+    store.spoil = spoil
+    with pytest.raises(InputError, match="cannot write to s3://bucket/cache"):
+        make_at("s3://bucket/cache", model, DistantEngine(opened.run))
+    store.spoil = lambda method, path: ""
+    store.start()
+    assert "manifest.json" not in objects(s3, "cache")
+    assert 0 < make_at("s3://bucket/cache", model, DistantEngine(opened.run)).num_reused < 16
+    make_at("s3://bucket/anew", model, local.run, jobs=1)
+    assert objects(s3, "cache") == objects(s3, "anew")
 
 
 @pytest.fixture
@@ -277,14 +345,13 @@ def test_rows_that_always_kill_their_worker_are_named_and_all_others_finished(
     opened: Opened, data: Path, model: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    asked = {"invalid": Invalid.DROP}
-    result = make(settings(data, model, cache, engine=DeadlyEngine(opened, "shard-00002"), **asked))
+    result = make(settings(data, model, cache, engine=DeadlyEngine(opened, "shard-00002")))
     (lost,) = (finding for finding in result.findings.kept if finding.code == "KTO904")
     assert (lost.location.path, lost.location.line) == (str(data), 17)
     assert lost.message.startswith("the process that worked on 8 rows of train/shard-00002.arrow from here on died")
     assert result.manifest is None
     assert not (cache / "manifest.json").exists()
-    done = make(settings(data, model, cache, engine=opened.run, **asked))
+    done = make(settings(data, model, cache, engine=opened.run))
     assert (done.num_units, done.num_reused) == (8, 7)
 
 
@@ -294,7 +361,7 @@ def test_rows_that_cannot_be_compared_with_others_are_named_before_anything_is_s
 ) -> None:
     deadly = DeadlyEngine(opened, "first_line=17,")
     allot = AllotSettings(eval_fraction=0.3)
-    result = make(settings(data, model, tmp_path / "cache", engine=deadly, allot=allot, invalid=Invalid.DROP))
+    result = make(settings(data, model, tmp_path / "cache", engine=deadly, allot=allot))
     assert [(finding.code, finding.location.line) for finding in result.findings.kept] == [("KTO904", 17)]
     assert result.manifest is None
 
@@ -375,12 +442,20 @@ def test_an_address_where_no_cluster_is_is_refused(data: Path, capsys: pytest.Ca
 
 
 def test_a_node_with_other_packages_or_folders_is_refused_by_name() -> None:
-    setup = engine._Setup.here(Work(square), "")
+    setup = engine._Setup.here(Work(square, reads=("a relative path",)), "")
     (name, found), *rest = setup.versions
     with pytest.raises(UsageError, match=rf"has {name} {found}, and the node that was started on 2\.7"):
         replace(setup, versions=((name, "2.7"), *rest)).take_effect()
     with pytest.raises(UsageError, match="has no folder /nowhere"):
         replace(setup, folder="/nowhere").take_effect()
+    with pytest.raises(UsageError, match="has no /nowhere/model") as raised:
+        replace(setup, folder="/nowhere", reads=("/nowhere/model",)).take_effect()
+    assert "in their container image" in raised.value.hint
     with pytest.raises(UsageError, match="does not see what is written to /nowhere") as raised:
-        replace(setup, sign="/nowhere/sign").take_effect()
-    assert "XDG_CACHE_HOME" in str(raised.value.hint)
+        replace(setup, reads=(), sign="/nowhere/sign").take_effect()
+    assert "a URL of object storage" in raised.value.hint
+
+
+def test_a_node_without_the_folder_of_the_command_will_do_where_no_path_is_relative(tmp_path: Path) -> None:
+    setup = engine._Setup.here(Work(square, reads=(str(tmp_path),)), "")
+    assert replace(setup, folder="/nowhere").take_effect()(3) == 9
