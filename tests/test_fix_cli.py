@@ -166,6 +166,7 @@ def test_a_diff_is_summed_up_and_nothing_is_written(data: Path, capsys: pytest.C
     assert told in capsys.readouterr().err
     assert os.listdir() == ["data.jsonl"]
     assert data.read_bytes() == before
+    assert main(["validate", "data.jsonl", "--diff", "--exit-zero"]) == 0
 
 
 @pytest.mark.parametrize("command", [["validate"], ["validate", "--fix", "--out", "-"], ["validate", "--diff"]])

@@ -169,7 +169,8 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
         ).triage
 
     if fixes.diff:
-        return ExitCode(show_diff(inputs, check, fixes, make_triage=make_triage, jobs=jobs, say=say))
+        is_changed = show_diff(inputs, check, fixes, make_triage=make_triage, jobs=jobs, say=say)
+        return ExitCode.FINDINGS if is_changed and not settings.exit_zero else ExitCode.OK
     with fixing(inputs, check, fixes, reports, make_triage=make_triage, jobs=jobs, say=say) as fixed:
         return _report(fixed.inputs, fixed.check, effective, write_baseline, jobs, say, to_stderr=fixes.to_stdout)
 

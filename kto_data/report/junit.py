@@ -22,10 +22,11 @@ def junit_report(outcome: Outcome) -> str:
     data = [entry.path for entry in validation.inputs]
     others = dict.fromkeys(path for count in outcome.worst_first for path in count.by_path if path not in set(data))
     for path in (*data, *others):
-        suite = TestSuite(outcome.relative(path))
+        shown = printable(outcome.relative(path))  # XML has no way to write control characters
+        suite = TestSuite(shown)
         cases = []
         for code, name in names.items():
-            case = TestCase(name, classname=outcome.relative(path))
+            case = TestCase(name, classname=shown)
             count = validation.counts.get(code)
             if count is not None and count.by_path[path]:
                 failure = Failure(counted(count.by_path[path], "finding"), count.severity.value)
@@ -35,7 +36,7 @@ def junit_report(outcome: Outcome) -> str:
                 continue
             cases.append(case)
         for rule, reason in validation.skipped if path not in others else ():
-            case = TestCase(f"{rule.code} {rule.name}", classname=outcome.relative(path))
+            case = TestCase(f"{rule.code} {rule.name}", classname=shown)
             case.result = [Skipped(reason)]
             cases.append(case)
         suite.add_testcases(cases)

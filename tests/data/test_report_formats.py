@@ -78,7 +78,7 @@ def test_gitlab_fingerprints_are_unique_also_of_equal_findings(tmp_path: Path) -
 
 
 def test_junit_has_a_case_for_each_rule_passed_failed_or_skipped(tmp_path: Path) -> None:
-    validation = hostile(tmp_path / "a.jsonl")
+    validation = hostile(tmp_path / "a\x1b[31m.jsonl")
     (suite,) = ElementTree.fromstring(FORMATS["junit"](outcome_of(validation)))
     assert {case.attrib["name"].split()[0] for case in suite} == {
         rule.code for rule in (*validation.rules, *(rule for rule, _ in validation.skipped))
