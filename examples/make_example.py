@@ -8,8 +8,8 @@ models, each labelled. `broken.jsonl` has one classic defect in each of its rows
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, pairwise
@@ -254,4 +254,6 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    parser = argparse.ArgumentParser(description="Write the example data anew.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent)
+    write(parser.parse_args().folder)

@@ -10,6 +10,7 @@ sensible, but it tokenizes, counts image tokens, computes a loss and learns exac
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def main() -> None:
     # That a processor does without torchvision is what is wanted here, and a bar for half a megabyte is noise.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # greets who imports it
     print(build(arguments.family, arguments.folder))
 
 
