@@ -78,13 +78,13 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             logger.warning("warning: the model card could not be written: %s", error)
 
-    def _run_epoch(self, **given: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing where the last step is done: transformers looks at the number of steps after a step alone, and would
         train one too many, where a run was lost between its last checkpoint and its model."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        super()._run_epoch(**given)
+        super()._run_epoch(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Where a resumed run learns from where, whatever shards its weights."""
