@@ -27,10 +27,8 @@ def load_upright(path: str | Path | IO[bytes]) -> Image.Image:
     with Image.open(path) as image:
         if image.width * image.height > BOMB_PIXELS:
             raise ValueError(f"it has more than {BOMB_PIXELS:,} pixels")
-        image.load()
-        if orientation_of(image) == 1:
-            return image.copy()
-        return ImageOps.exif_transpose(image)
+        image.load()  # from here on the file is not needed: a copy of the pixels would cost as much as scaling them
+        return image if orientation_of(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def load_for_training(path: str | Path | IO[bytes], size: tuple[int, int]) -> Image.Image:
