@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,12 +33,13 @@ def open_inputs(
     columns: Mapping[str, str] | None = None,
     dataset_info: Path | None = None,
     dataset: str | None = None,
-    splits: Mapping[str, str] | None = None,
+    splits: Collection[tuple[str, str]] = (),
     say: Say = lambda line: None,
 ) -> tuple[Input, ...]:
     """The files at `paths` and of `splits`, or the one that the entry `dataset` of the registry `dataset_info` names.
 
-    With both, the registry gives the layout and `paths` the files. `columns`: our name -> the user's column. `say` is
+    `splits`: the name of a split, and a path of it; its files are not in the train split, whatever `paths` says. With
+    both, the registry gives the layout and `paths` the files. `columns`: our name -> the user's column. `say` is
     told what was left out of a folder or named twice. Raises `UsageError` where nothing is named or the options do not
     go together, `ConfigError` for the registry, and `InputError` for a file.
     """
@@ -56,7 +57,7 @@ def open_inputs(
         paths = paths or [str(path)]
     if not paths and not splits:
         raise UsageError("no data file is named", hint="name one or more files, or - for standard input")
-    files = named_files(paths, splits or {}, say)
+    files = named_files(paths, splits, say)
     return tuple(Input(open_source(file.path), layout, file.split) for file in files)
 
 

@@ -6,7 +6,7 @@ import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +33,15 @@ class NamedFile:
     split: str
 
 
-def named_files(paths: Sequence[str], splits: Mapping[str, str], say: Say) -> tuple[NamedFile, ...]:
-    """The files that `paths` and `splits` (name of a split -> path) stand for, in that order, each once.
+def named_files(paths: Sequence[str], splits: Iterable[tuple[str, str]], say: Say) -> tuple[NamedFile, ...]:
+    """The files that `paths` and `splits` (name of a split, path) stand for, in that order, each once.
 
     Folders are searched for files of known suffixes; patterns are those that the shell would have expanded. A file
     that a split names is of that split alone, named again elsewhere or not. Raises `UsageError` where two splits name
     one file, and `InputError` for a folder or pattern without data.
     """
     of_split: dict[str, NamedFile] = {}
-    for split, path in splits.items():
+    for split, path in splits:
         for file in _files(path, say):
             known = of_split.setdefault(_identity(file), NamedFile(file, split))
             if known.split != split:

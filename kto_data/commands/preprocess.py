@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +17,7 @@ from kto_data.policy import Contradictions, Invalid, TooLong
 from kto_data.safe_text import as_word
 
 if TYPE_CHECKING:
+    from kto_data.inputs import Input
     from kto_data.preprocess import Result
     from kto_data.recipe import PreprocessSettings
     from kto_data.so_far import FindingsSoFar
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_SHARD_ROWS = 16_384
 DEFAULT_BATCH_SIZE = 4  # the least that is advised for KTO
 MOST_SHARD_ROWS, MOST_BATCH_SIZE = 1_000_000_000, 1_000_000  # more are a slip of the finger
+EVAL = "eval"
 _WARNINGS_SHOWN = 3  # of a rule: they leave no row out, and `ktodata validate` shows them all
 NEEDED_PACKAGES = ("transformers", "datasets", "pyarrow", "jinja2")
 
@@ -111,20 +111,16 @@ def preprocess(
     _check_eval(eval_data, eval_fraction)
     _check_packing(pack_images, image_max_pixels)
     planned = planned_reports(report or (), BALANCE_FORMATS)
-    read = partial(
-        open_inputs, format=format, columns=columns_of(map), dataset_info=dataset_info, dataset=dataset,
-        say=say_nothing if quiet else say_note,
+    every_input = open_inputs(
+        paths or [], format=format, columns=columns_of(map), dataset_info=dataset_info, dataset=dataset,
+        splits=[(EVAL, path) for path in eval_data or ()], say=say_nothing if quiet else say_note,
     )  # fmt: skip
-    inputs = {"train": read(paths or [])}
-    if eval_data:
-        inputs["eval"] = read(eval_data)
-    every_input = tuple(itertools.chain(*inputs.values()))
     reports = [(f"--report {name}:", path) for name, path in planned]
     refuse_shared(every_input, reports)
     if not is_url(output):
         refuse_within(Path(output), reports)
     settings = PreprocessSettings(
-        inputs=inputs,
+        inputs=_by_split(every_input),
         output=work_folder(output) if is_url(output) else Path(output),
         url=output if is_url(output) else "",
         build=BuildSettings(
@@ -152,6 +148,16 @@ def preprocess(
     _show(result, settings, quiet=quiet)
     if result.manifest is None:
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _by_split(inputs: Sequence[Input]) -> dict[str, tuple[Input, ...]]:
+    """The files of each split. Raises `UsageError` where there is none to train on."""
+    from kto_data.paths import TRAIN
+
+    by_split = {split: tuple(entry for entry in inputs if entry.split == split) for split in (TRAIN, EVAL)}
+    if not by_split[TRAIN]:
+        raise UsageError("no file is left to train on", hint="name one besides those of --eval-data")
+    return {split: files for split, files in by_split.items() if files}
 
 
 def _check_eval(eval_data: list[str] | None, eval_fraction: float | None) -> None:

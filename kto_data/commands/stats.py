@@ -138,7 +138,7 @@ def _stats(settings: ValidateSettings, output_format: str, output_file: Path | N
 
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
-        dataset=settings.dataset, splits=settings.split, say=say_nothing if settings.quiet else say_note,
+        dataset=settings.dataset, splits=settings.split.items(), say=say_nothing if settings.quiet else say_note,
     )  # fmt: skip
     refuse_shared(inputs, [("--output-file", output_file)])
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)

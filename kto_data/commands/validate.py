@@ -144,7 +144,7 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
     check = check_settings(settings)
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
-        dataset=settings.dataset, splits=settings.split, say=say,
+        dataset=settings.dataset, splits=settings.split.items(), say=say,
     )  # fmt: skip
     reports = [
         ("--output-file", settings.output_file), ("--write-baseline", write_baseline),

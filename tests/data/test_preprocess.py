@@ -237,6 +237,18 @@ def test_both_splits_are_read_as_the_columns_are_said_to_be(run: Run, tmp_path: 
     assert [split.counts.kept for split in read_manifest(cache).splits.values()] == [4, 4]
 
 
+def test_a_file_is_of_one_split(run: Run, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [make_record(label=index % 2 == 0, id=index) for index in range(4)]
+    write_jsonl(folder / "train.jsonl", rows)
+    held = write_jsonl(folder / "eval.jsonl", rows[:2])
+    assert run(folder, "--eval-data", str(held)) == 0
+    assert [split.counts.kept for split in read_manifest(cache).splits.values()] == [4, 2]
+    assert run(held, "--eval-data", str(held)) == 2
+    assert "no file is left to train on" in capsys.readouterr().err
+
+
 def test_standard_input_is_preprocessed_and_hashed(
     tiny_model: TinyModel, mixed: Path, cache: Path, tmp_path: Path
 ) -> None:
