@@ -55,6 +55,7 @@ RESERVED_KTO_KEYS: dict[str, str] = {
     "precompute_ref_batch_size": "leave it out: reference log-probabilities are computed in the training's own groups",
     "max_length": "leave it out: the cache is already within the --max-length of `ktodata preprocess`",
     "train_sampling_strategy": "leave it out: KL groups decide the order; see `group_by_length` at the top",
+    "auto_find_batch_size": "leave it out: KL groups are made before; --dry-run estimates what fits",
     "dataloader_drop_last": "leave it out: KL groups hold every row",
     "remove_unused_columns": "leave it out: the cache has no columns to spare",
     "resume_from_checkpoint": "set `resume` at the top",

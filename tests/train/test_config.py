@@ -129,6 +129,7 @@ def test_an_empty_file_has_no_settings(tmp_path: Path) -> None:
         ({"gradient_accumulation_steps": 1.5}, "kto.gradient_accumulation_steps must be int, not 1.5"),
         ({"lr_scheduler_kwargs": 3}, "kto.lr_scheduler_kwargs must be dict or str or null, not 3"),
         ({"max_length": 512}, "kto.max_length is decided elsewhere"),
+        ({"auto_find_batch_size": True}, "kto.auto_find_batch_size is decided elsewhere"),
         ({"desirable_weight": 1.0}, "kto.desirable_weight is decided elsewhere"),
     ],
 )
