@@ -324,7 +324,9 @@ def test_a_store_that_is_busy_cuts_uploads_and_goes_away_costs_nodes_no_more_tha
         return {1: "busy", 2: "cut"}.get(asked[path], "")  # type: ignore[return-value]
 
     store.spoil = spoil
-    with pytest.raises(InputError, match="cannot write to s3://bucket/cache"):
+    with pytest.raises(
+        InputError, match=r"cannot write to s3://bucket/cache|data\.jsonl cannot be read"
+    ):  # what comes first
         make_at("s3://bucket/cache", model, DistantEngine(opened.run))
     store.spoil = lambda method, path: ""
     store.start()
