@@ -324,9 +324,8 @@ def test_a_store_that_is_busy_cuts_uploads_and_goes_away_costs_nodes_no_more_tha
         return {1: "busy", 2: "cut"}.get(asked[path], "")  # type: ignore[return-value]
 
     store.spoil = spoil
-    with pytest.raises(
-        InputError, match=r"cannot write to s3://bucket/cache|data\.jsonl cannot be read"
-    ):  # what comes first
+    # One node may be reading when the other finds that it cannot write.
+    with pytest.raises(InputError, match=r"cannot write to s3://bucket/cache|data\.jsonl cannot be read"):
         make_at("s3://bucket/cache", model, DistantEngine(opened.run))
     store.spoil = lambda method, path: ""
     store.start()
