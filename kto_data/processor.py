@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kto_data import hub
 from kto_data.errors import MissingExtraError, ModelError, first_line
 from kto_data.image_tokens import Run, SizeCounting, most_repeated
 from kto_data.model_identity import identity
@@ -206,6 +207,8 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
         ) from None
     if not os.path.isdir(model) and (os.path.exists(model) or os.path.isabs(model) or str(model).startswith(".")):
         raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
+    if not os.path.isdir(model):
+        hub.look_for(str(model))
     try:
         options = {"config": _config(model)} if is_of_texts_alone else {}
         loaded = Loader.from_pretrained(str(model), trust_remote_code=trust_remote_code, **options)
