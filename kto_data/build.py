@@ -32,7 +32,7 @@ from kto_data.packing import Packed, Packer, UndecodableError
 from kto_data.policy import CONTRADICTION_CODE, Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.rejects import reject_entry
-from kto_data.rules.facts import ChunkFacts
+from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.shard import CachedRow, ShardWriter, read_images
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError

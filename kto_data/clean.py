@@ -31,8 +31,8 @@ from kto_data.noting import CODES_OF_WHOLE_RECORDS
 from kto_data.row import Row
 from kto_data.rules.base import Stage
 from kto_data.rules.chat import MAY_FOLLOW, is_blank
+from kto_data.rules.chunk_facts import Shape
 from kto_data.rules.control_tokens import TOKEN_BEGINNINGS, may_be_control_token
-from kto_data.rules.split import Shape
 
 KNOWN_RULES = frozenset(
     "KTO101 KTO102 KTO103 KTO104 KTO105 KTO106 KTO107 KTO108 KTO109 KTO110 KTO111 KTO112"

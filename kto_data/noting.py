@@ -11,8 +11,7 @@ from kto_data import near
 from kto_data.check import CheckedLine
 from kto_data.digest import SampleDigest, file_digest, message_text, record_digest
 from kto_data.image import ProbeStatus
-from kto_data.rules.facts import ChunkFacts
-from kto_data.rules.split import ImageFile, Shape
+from kto_data.rules.chunk_facts import ChunkFacts, ImageFile, Shape
 
 if TYPE_CHECKING:
     from kto_data.record import Record

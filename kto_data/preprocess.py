@@ -33,7 +33,7 @@ from kto_data.processor import Processor
 from kto_data.publish import BUILDING_NAME, output_lock
 from kto_data.recipe import PreprocessSettings
 from kto_data.report.balance.model import BalanceReport
-from kto_data.rules.facts import ChunkFacts
+from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.so_far import FindingsSoFar, InputSoFar, RunSoFar, share_done
 from kto_data.storage import is_shared
 from kto_data.tally import TallyBuilder

@@ -16,8 +16,9 @@ from kto_data.balance import AdmissibleWeights, admissible_weights
 from kto_data.distribution import Distribution, distribution
 from kto_data.pairing import Microbatches, microbatches
 from kto_data.paths import TRAIN
+from kto_data.rules.chunk_facts import Shape
 from kto_data.rules.facts import DatasetFacts
-from kto_data.rules.split import Shape, SplitFacts
+from kto_data.rules.split import SplitFacts
 from kto_data.rules.traits import Shortcut, label_order, shortcuts
 
 _NUM_TOP_COMPLETIONS = 5

@@ -27,7 +27,7 @@ from kto_data.finding import Finding
 from kto_data.formats import Layout
 from kto_data.manifest import Shard
 from kto_data.packing import IMAGES_NAME, Packed
-from kto_data.rules.facts import ChunkFacts
+from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.storage import FileState
 from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally
 from kto_data.writing import write_whole, writing_to

@@ -23,7 +23,8 @@ from kto_data.inputs import ALL_ROWS, Excerpt, Input, paths_read
 from kto_data.lost import LOST_CODE, lost_rows
 from kto_data.noting import note
 from kto_data.rules import ALL_RULES
-from kto_data.rules.facts import ChunkFacts, Cut, DatasetFacts
+from kto_data.rules.chunk_facts import ChunkFacts
+from kto_data.rules.facts import Cut, DatasetFacts
 from kto_data.rules.files import LINE_ENDING_CODES
 from kto_data.rules.run import findings_truncated
 from kto_data.rules.suppression import unused_suppression

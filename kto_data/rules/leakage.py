@@ -8,8 +8,8 @@ from kto_data.finding import Severity
 from kto_data.image import ImageCheck
 from kto_data.paths import TRAIN
 from kto_data.rules.base import Defect, Requirement, Stage, rule
+from kto_data.rules.chunk_facts import ImageFile
 from kto_data.rules.facts import DatasetFacts
-from kto_data.rules.split import ImageFile
 from kto_data.rules.words import shown_path
 
 

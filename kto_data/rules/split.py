@@ -12,14 +12,11 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING, NamedTuple
 
 from kto_data.column import Column
 from kto_data.digest import join_digests
 from kto_data.repeats import Keys
-
-if TYPE_CHECKING:
-    from kto_data.rules.facts import ChunkFacts
+from kto_data.rules.chunk_facts import ChunkFacts, ImageFile, Shape
 
 OTHER_SOURCES = "(others)"
 """The source of samples whose own comes after `_MANY_SHAPES` shapes: it may be a name that no two samples share."""
@@ -41,28 +38,6 @@ class Place:
     split: str = "train"
 
     def seen_from(self, other: Place) -> str:
-        """Such as "line 3", with the file where that is another one than that of `other`."""
-        return f"line {self.line}" if self.path == other.path else f"{self.path}:{self.line}"
-
-
-class Shape(NamedTuple):
-    """What is counted of samples, rather than kept of each."""
-
-    label: bool
-    num_messages: int
-    num_images: int
-    source: str  # empty where the record names none
-
-
-class ImageFile(NamedTuple):
-    """What is in an image file, and the first record that names it."""
-
-    digest: int  # of its bytes
-    given: str  # its path as the record has it
-    line: int
-    path: str  # of the record's file
-
-    def seen_from(self, other: ImageFile) -> str:
         """Such as "line 3", with the file where that is another one than that of `other`."""
         return f"line {self.line}" if self.path == other.path else f"{self.path}:{self.line}"
 

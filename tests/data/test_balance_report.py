@@ -17,7 +17,7 @@ from kto_data.encode import Encoded, ImageRef
 from kto_data.record import Record
 from kto_data.report.balance.formats import FORMATS
 from kto_data.report.balance.model import BalanceReport, LabelCounts, SplitReport
-from kto_data.rules.facts import ChunkFacts
+from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.so_far import SplitSoFar
 from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally, TallyBuilder
 from kto_data.unit import Built

@@ -20,7 +20,8 @@ from kto_data.noting import note
 from kto_data.record import Record
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
-from kto_data.rules.facts import ChunkFacts, DatasetFacts
+from kto_data.rules.chunk_facts import ChunkFacts
+from kto_data.rules.facts import DatasetFacts
 from kto_data.rules.split import Place
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from kto_data.noting import describe
 from kto_data.record import Record
 from kto_data.remarks import remarks
-from kto_data.rules.facts import ChunkFacts, DatasetFacts, rounded_area
+from kto_data.rules.chunk_facts import ChunkFacts, rounded_area
+from kto_data.rules.facts import DatasetFacts
 from kto_data.rules.split import OTHER_SOURCES
 from kto_data.rules.traits import improbable_run, label_order
 from kto_data.survey import LabelCounts, RepeatedCompletion, Survey, survey
