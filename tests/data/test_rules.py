@@ -154,7 +154,7 @@ def prepare_case(
         options = {"dataset_info": info, "dataset": "mine"}
     if "eval" in case:
         eval_path = write_jsonl(folder / "eval.jsonl", as_lines(case["eval"]))
-        options = {"splits": {"eval": str(eval_path)}}
+        options = {"splits": [("eval", str(eval_path))]}
         case = {"has_eval_split": True, **case}
     settings = CheckSettings(
         codes=DEFAULT_CODES | {code},
