@@ -29,15 +29,12 @@ from kto_data.finding import Finding
 from kto_data.inputs import Input, paths_read
 from kto_data.keys import AllKeys, Keys, KeyTask
 from kto_data.lost import lost_rows
-from kto_data.paths import TRAIN
+from kto_data.paths import EVAL, TRAIN
 from kto_data.policy import Contradictions
 from kto_data.so_far import InputSoFar, share_done
 from kto_data.source import STDIN
 from kto_data.split import Samples, contradicting_lines, groups, lines_of_evaluation
 from kto_data.storage import is_shared
-
-EVAL = "eval"
-"""The name of the split that is held back."""
 
 Progress = Callable[[int, float | None], None]
 """Told the number of rows that were looked at, and about what share of all that is, where it is known."""

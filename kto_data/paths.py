@@ -17,6 +17,8 @@ from kto_data.source import STDIN, SUFFIXES, kind_of
 
 TRAIN = "train"
 """The split that is trained on: of a file where the user says nothing else."""
+EVAL = "eval"
+"""The split that is held back."""
 
 _NO_DATA = frozenset({"dataset_info.json", "dataset_infos.json"})  # registries, which describe data
 _SHOWN = 4

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kto_data.allot import EVAL, AllotSettings
+from kto_data.allot import AllotSettings
 from kto_data.build import BuildSettings
 from kto_data.chunk import SourceKind
 from kto_data.engine import local
 from kto_data.engine.contract import Engine
 from kto_data.inputs import Input
-from kto_data.paths import TRAIN
+from kto_data.paths import EVAL, TRAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

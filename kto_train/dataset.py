@@ -15,11 +15,10 @@ from kto_data.download import fetch_cache
 from kto_data.errors import CacheError, InputError
 from kto_data.manifest import FORMAT_VERSION, Manifest, read_manifest
 from kto_data.packing import IMAGES_NAME
+from kto_data.paths import TRAIN
 from kto_train.columns import CACHE_COLUMNS, COMPLETION_IDS, IMAGE_REFS, IMAGES, LABEL, PROMPT_IDS
 from kto_train.groups import Rows
 
-TRAIN = "train"
-EVAL = "eval"
 _BATCH_ROWS = 4096  # rows read at a time when lengths and keys are taken
 
 

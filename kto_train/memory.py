@@ -15,9 +15,10 @@ import torch
 from transformers import AutoConfig
 
 from kto_data.errors import ModelError
+from kto_data.paths import TRAIN
 from kto_train.collate import CachedCollator
 from kto_train.columns import INPUT_IDS, KL_PREFIX, SEQUENCE_KEYS, TOKEN_TYPE_KEYS
-from kto_train.dataset import TRAIN, Cache, read_rows
+from kto_train.dataset import Cache, read_rows
 from kto_train.footprint import BatchShape, Weights, count_adapter, count_kept, count_weights
 from kto_train.libraries import quiet_libraries
 from kto_train.strategy import lora_config, quantization_config

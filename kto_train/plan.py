@@ -103,9 +103,10 @@ def make_plan(config: TrainConfig) -> Plan:
     checks.check_evaluation(config, manifest)
     checks.check_strategy(config)
     with quiet_libraries():
+        from kto_data.paths import TRAIN
         from kto_data.processor import load_processor
         from kto_train.arguments import check_library_fields, kto_config
-        from kto_train.dataset import TRAIN, load_cache, read_rows
+        from kto_train.dataset import load_cache, read_rows
         from kto_train.groups import make_groups
         from kto_train.strategy import quantization_config
 

@@ -23,6 +23,7 @@ from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
 from kto_data.balance import admissible_weights
+from kto_data.paths import EVAL, TRAIN
 from kto_data.processor import Processor, load_processor
 from kto_data.training import balance_warning
 from kto_train import reference
@@ -35,7 +36,7 @@ from kto_train.columns import (
     SIGNATURE_COLUMNS,
     TOKEN_TYPE_KEYS,
 )
-from kto_train.dataset import EVAL, TRAIN, Cache, read_rows
+from kto_train.dataset import Cache, read_rows
 from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors

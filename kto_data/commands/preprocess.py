@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_SHARD_ROWS = 16_384
 DEFAULT_BATCH_SIZE = 4  # the least that is advised for KTO
 MOST_SHARD_ROWS, MOST_BATCH_SIZE = 1_000_000_000, 1_000_000  # more are a slip of the finger
-EVAL = "eval"
 _WARNINGS_SHOWN = 3  # of a rule: they leave no row out, and `ktodata validate` shows them all
 NEEDED_PACKAGES = ("transformers", "datasets", "pyarrow", "jinja2")
 
@@ -101,6 +100,7 @@ def preprocess(
     from kto_data.commands.places import image_folder, pixel_budget, refuse_shared, refuse_within
     from kto_data.engine.choose import open_engine
     from kto_data.inputs import common_folder, open_inputs
+    from kto_data.paths import EVAL
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
     from kto_data.recipe import PreprocessSettings
@@ -152,7 +152,7 @@ def preprocess(
 
 def _by_split(inputs: Sequence[Input]) -> dict[str, tuple[Input, ...]]:
     """The files of each split. Raises `UsageError` where there is none to train on."""
-    from kto_data.paths import TRAIN
+    from kto_data.paths import EVAL, TRAIN
 
     by_split = {split: tuple(entry for entry in inputs if entry.split == split) for split in (TRAIN, EVAL)}
     if not by_split[TRAIN]:
