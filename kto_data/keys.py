@@ -29,8 +29,7 @@ from kto_data.digest import SampleDigest, fresh_file_digest
 from kto_data.formats import Layout
 from kto_data.noting import describe
 from kto_data.storage import FileState
-from kto_data.unit import NOT_OURS, UNITS_NAME, content_key
-from kto_data.writing import write_whole, writing_to
+from kto_data.unit import NOT_OURS, UNITS_NAME, content_key, keep_record
 
 _IMAGES_REMEMBERED = 50_000
 
@@ -121,7 +120,7 @@ class KeyGatherer:
         places: list[Callable[[str], bytes]] = [partial(_read_from, cache) for cache in task.caches]
         if task.url and task.caches:
             places.append(partial(depot.read_record, task.url))
-        return self._gathered(task, places, partial(_keep_in, task.folder))
+        return self._gathered(task, places, partial(keep_record, task.folder))
 
     def gather_afar(self, task: KeyTask) -> Keys:
         """The same, kept at the cache's URL and not in the task's folder, which is on another machine."""
@@ -216,13 +215,6 @@ class KeyGatherer:
 
 def _read_from(cache: Path, name: str) -> bytes:
     return (cache / UNITS_NAME / name).read_bytes()
-
-
-def _keep_in(cache: Path, name: str, content: bytes) -> None:
-    folder = cache / UNITS_NAME
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / name, content)
 
 
 def _to_bytes(keys: Keys, images: Sequence[_Image]) -> bytes:

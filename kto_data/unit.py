@@ -99,10 +99,15 @@ def content_key(first: Sequence[object], lines: Iterable[Line]) -> str:
 
 def keep(built: Built, unit: Unit, cache: Path) -> None:
     """Leave what became of a unit in the folder of a cache. Raises `InputError` where it cannot be written."""
+    keep_record(cache, built.key, to_bytes(built, unit.split))
+
+
+def keep_record(cache: Path, name: str, content: bytes) -> None:
+    """Leave a file for the next run in the folder of a cache. Raises `InputError` where it cannot be written."""
     folder = cache / UNITS_NAME
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / built.key, to_bytes(built, unit.split))
+    write_whole(folder / name, content)
 
 
 def find(key: str, unit: Unit, image_root: str) -> Built | None:
