@@ -205,9 +205,9 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
         raise ModelError(
             f"transformers cannot be imported: {error.__cause__ or error}", hint=_TORCHVISION_HINT
         ) from None
-    if not os.path.isdir(model) and (os.path.exists(model) or os.path.isabs(model) or str(model).startswith(".")):
-        raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
     if not os.path.isdir(model):
+        if os.path.exists(model) or os.path.isabs(model) or str(model).startswith("."):
+            raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
         hub.look_for(str(model))
     try:
         options = {"config": _config(model)} if is_of_texts_alone else {}
