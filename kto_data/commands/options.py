@@ -17,6 +17,7 @@ from kto_data import choices
 from kto_data.commands import completion
 
 if TYPE_CHECKING:
+    from kto_data.image import PixelBudget
     from kto_data.settings import Effective
 
 ENV_PREFIX = "KTODATA"
@@ -225,6 +226,16 @@ def columns_of(given: Sequence[str] | None) -> dict[str, str]:
     columns = option_value("map", list(given or ()), origin="--map", form="NAME=COLUMN")
     assert isinstance(columns, dict)
     return columns
+
+
+def pixel_budget(least: int | None, most: int | None) -> PixelBudget:
+    """The budget of --image-min-pixels and --image-max-pixels. Raises `UsageError` where no image can be within it."""
+    from kto_data.errors import UsageError
+    from kto_data.image import PixelBudget
+
+    if least and most and least > most:
+        raise UsageError("--image-min-pixels is above --image-max-pixels", hint="swap the two numbers")
+    return PixelBudget(min_pixels=least, max_pixels=most)
 
 
 def _plain(value: Any) -> object:

@@ -1,4 +1,4 @@
-"""What options name: the places of images and their budget, and files to write, each its own and none that is read."""
+"""Places that options name: where images are, and files to write, each one of its own and none that is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from kto_data.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from kto_data.image import PixelBudget
     from kto_data.inputs import Input
 
 Place = tuple[str, Path | None]
@@ -34,15 +33,6 @@ def refuse_within(cache: Path, places: Iterable[Place]) -> None:
     for option, path in places:
         if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache)):
             raise UsageError(f"{option} {path} is in the cache", hint="name a file outside of it")
-
-
-def pixel_budget(least: int | None, most: int | None) -> PixelBudget:
-    """The budget of --image-min-pixels and --image-max-pixels. Raises `UsageError` where no image can be within it."""
-    from kto_data.image import PixelBudget
-
-    if least and most and least > most:
-        raise UsageError("--image-min-pixels is above --image-max-pixels", hint="swap the two numbers")
-    return PixelBudget(min_pixels=least, max_pixels=most)
 
 
 def image_folder(given: str | None) -> str | None:

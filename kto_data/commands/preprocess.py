@@ -95,9 +95,9 @@ def preprocess(
     require_packages(NEEDED_PACKAGES, extra="preprocess", needed_for="`ktodata preprocess`")
     from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
-    from kto_data.commands.options import columns_of
+    from kto_data.commands.options import columns_of, pixel_budget
     from kto_data.commands.output import BALANCE_FORMATS, planned_reports, say_note, say_nothing, write_balance
-    from kto_data.commands.places import image_folder, pixel_budget, refuse_shared, refuse_within
+    from kto_data.commands.places import image_folder, refuse_shared, refuse_within
     from kto_data.engine.choose import open_engine
     from kto_data.inputs import common_folder, open_inputs
     from kto_data.paths import EVAL

@@ -24,7 +24,7 @@ from kto_data.commands.output import (
     write_reports,
     write_step_summary,
 )
-from kto_data.commands.places import image_folder, pixel_budget, refuse_shared
+from kto_data.commands.places import image_folder, refuse_shared
 from kto_data.errors import ExitCode, InputError, UsageError
 from kto_data.finding import Severity
 
@@ -242,7 +242,7 @@ def check_settings(settings: ValidateSettings) -> CheckSettings:
     return CheckSettings(
         images=ImageCheck(settings.images),
         image_root=image_folder(settings.image_root),
-        budget=pixel_budget(settings.image_min_pixels, settings.image_max_pixels),
+        budget=options.pixel_budget(settings.image_min_pixels, settings.image_max_pixels),
         row_max_pixels=settings.row_max_pixels,
         model=settings.model,
         trust_remote_code=settings.trust_remote_code,
