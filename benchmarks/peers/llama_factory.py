@@ -36,6 +36,8 @@ def main() -> None:
                 "media_dir": str(Path(data).resolve().parent),
                 "template": template,
                 "cutoff_len": 16384,
+                # No budget but the processor's, as ktodata is run: by its own of 768*768 it would write fewer ids.
+                "image_max_pixels": 1 << 31,
                 "preprocessing_num_workers": 1,
                 "overwrite_cache": True,
                 "tokenized_path": cache,
