@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO, cast
 import typer
 
 from kto_data.commands import options
-from kto_data.commands.output import say_note, say_nothing
+from kto_data.commands.output import notes
 from kto_data.commands.places import refuse_shared
 from kto_data.errors import ExitCode, UsageError
 from kto_data.safe_text import as_word, printable
@@ -66,7 +66,7 @@ def convert(
 
     inputs = open_inputs(
         paths or (), format=format, columns=options.columns_of(map), dataset_info=dataset_info, dataset=dataset,
-        say=say_nothing if quiet else say_note,
+        say=notes(quiet=quiet),
     )  # fmt: skip
     _check_places(inputs, output, rejects, report)
     lists_errors = rejects is None and not keep_errors

@@ -67,7 +67,7 @@ ImageMinPixels = Annotated[int | None, option(IMAGES, help="Point out smaller im
 RowMaxPixels = Annotated[int | None, option(IMAGES, help="Point out rows whose images have more together.", min=1)]
 
 # Model
-Model = Annotated[Path | None, option(MODEL, help="Model folder; its weights are not read. Counts tokens.")]
+Model = Annotated[Path | None, option(MODEL, help="Model folder or hub id; its weights are not read. Counts tokens.")]
 TrustRemoteCode = Annotated[bool, flag(MODEL, "--trust-remote-code", help="Run code that comes with the model.")]
 MaxLength = Annotated[int | None, option(MODEL, help="Tokens a row may have, images included.", min=1)]
 BatchSize = Annotated[

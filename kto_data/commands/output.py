@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, get_args
 
@@ -153,13 +153,14 @@ def wants_color(color: str, output: TextIO) -> bool:
     return color == "always"
 
 
-def say_note(text: str) -> None:
-    """Say on the standard error what a person should know."""
-    print(f"note: {printable(text)}", file=sys.stderr)
+def notes(*, quiet: bool) -> Callable[[str], None]:
+    """Says on the standard error what a person should know, a line each time; nothing with `--quiet`."""
 
+    def say(text: str) -> None:
+        if not quiet:
+            print(f"note: {printable(text)}", file=sys.stderr)
 
-def say_nothing(text: str) -> None:
-    """What `--quiet` makes of a note."""
+    return say
 
 
 def print_summary(validation: Validation) -> None:

@@ -96,7 +96,7 @@ def preprocess(
     from kto_data.allot import AllotSettings
     from kto_data.build import BuildSettings
     from kto_data.commands.options import columns_of, pixel_budget
-    from kto_data.commands.output import BALANCE_FORMATS, planned_reports, say_note, say_nothing, write_balance
+    from kto_data.commands.output import BALANCE_FORMATS, notes, planned_reports, write_balance
     from kto_data.commands.places import image_folder, refuse_shared, refuse_within
     from kto_data.engine.choose import open_engine
     from kto_data.inputs import common_folder, open_inputs
@@ -113,7 +113,7 @@ def preprocess(
     planned = planned_reports(report or (), BALANCE_FORMATS)
     every_input = open_inputs(
         paths or [], format=format, columns=columns_of(map), dataset_info=dataset_info, dataset=dataset,
-        splits=[(EVAL, path) for path in eval_data or ()], say=say_nothing if quiet else say_note,
+        splits=[(EVAL, path) for path in eval_data or ()], say=notes(quiet=quiet),
     )  # fmt: skip
     reports = [(f"--report {name}:", path) for name, path in planned]
     refuse_shared(every_input, reports)

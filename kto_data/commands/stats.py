@@ -125,7 +125,7 @@ def _cache_stats(cache: Path, output_format: str, output_file: Path | None, colo
 
 
 def _stats(settings: ValidateSettings, output_format: str, output_file: Path | None) -> None:
-    from kto_data.commands.output import say_note, say_nothing, wants_color
+    from kto_data.commands.output import notes, wants_color
     from kto_data.commands.validate import check_settings, opened, worthwhile_jobs
     from kto_data.engine import local
     from kto_data.inputs import open_inputs, take_excerpt
@@ -138,7 +138,7 @@ def _stats(settings: ValidateSettings, output_format: str, output_file: Path | N
 
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
-        dataset=settings.dataset, splits=settings.split.items(), say=say_nothing if settings.quiet else say_note,
+        dataset=settings.dataset, splits=settings.split.items(), say=notes(quiet=settings.quiet),
     )  # fmt: skip
     refuse_shared(inputs, [("--output-file", output_file)])
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)

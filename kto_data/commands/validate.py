@@ -16,10 +16,9 @@ from kto_data.commands.fix import FixOptions, fixing, show_diff
 from kto_data.commands.judge import judge
 from kto_data.commands.output import (
     make_outcome,
+    notes,
     planned_reports,
     print_summary,
-    say_note,
-    say_nothing,
     wants_color,
     write_reports,
     write_step_summary,
@@ -140,7 +139,7 @@ def _validate(effective: Effective, write_baseline: Path | None, fixes: FixOptio
             hint="leave --statistics out: formats for machines have the numbers too",
         )
 
-    say = say_nothing if settings.quiet else say_note
+    say = notes(quiet=settings.quiet)
     check = check_settings(settings)
     inputs = open_inputs(
         settings.paths, format=settings.format, columns=settings.map, dataset_info=settings.dataset_info,
