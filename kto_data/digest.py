@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from kto_data.record import Message, Record
 
-_MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: odd, and far from any pattern
+MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: odd, and far from any pattern
+"""What a number is multiplied by before another one is added to it."""
 _MASK = (1 << 64) - 1
 
 
@@ -89,7 +90,7 @@ _Number = TypeVar("_Number", int, "NDArray[np.uint64]")
 
 def join_digests(prompt: _Number, completion: _Number) -> _Number:
     """The number of a sample, from those of its halves; or the numbers of many, from columns."""
-    return (prompt * _MIX + completion) & _MASK  # type: ignore[return-value]  # an int is no signed array
+    return (prompt * MIX + completion) & _MASK  # type: ignore[return-value]  # an int is no signed array
 
 
 def record_digest(record: Record) -> SampleDigest:

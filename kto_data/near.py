@@ -14,6 +14,7 @@ from importlib.util import find_spec
 
 import xxhash
 
+from kto_data.digest import join_digests
 from kto_data.repeats import Keys
 
 NUMBERS = 16
@@ -25,8 +26,6 @@ ALIKE = 0.85
 _SHINGLE = 8  # characters
 _HALF = 64  # bytes
 _SEED = 1997
-_MIX = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
 
 
 def is_available() -> bool:
@@ -52,8 +51,8 @@ def near_duplicates(signatures: memoryview[int], wholes: Keys) -> Iterator[tuple
     found: dict[int, tuple[int, float]] = {}
     num_rows = len(signatures) // NUMBERS
     for band in range(NUMBERS // 2):
-        halves = zip(signatures[band::NUMBERS], signatures[band + NUMBERS // 2 :: NUMBERS], strict=True)
-        keys = Keys(array("Q", ((left * _MIX + right) & _MASK for left, right in halves)), bytes(num_rows))
+        prompts, completions = signatures[band::NUMBERS], signatures[band + NUMBERS // 2 :: NUMBERS]
+        keys = Keys(array("Q", map(join_digests, prompts, completions)), bytes(num_rows))
         first: dict[int, int] = {}
         for row in keys.repeated_rows():
             earlier = first.setdefault(keys.column[row], row)

@@ -16,6 +16,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from kto_data.column import room
+from kto_data.digest import MIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,6 @@ _MANY = 200_000
 
 _BLOCK = 1 << 16  # numbers that are compared at a time, so that what is made of them stays small
 
-_MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: odd, and far from any pattern
 _FLIPPED = bytes([1, 0]) + bytes(range(2, 256))
 
 
@@ -168,7 +168,7 @@ def groups_of_equal(left: Keys, right: Keys) -> list[list[int]]:
 
         places = np.asarray(rows).view(np.int64)
         mixed = left._values[places]
-        mixed *= np.uint64(_MIX)
+        mixed *= np.uint64(MIX)  # as `join_digests` does, where they lie
         mixed += right._values[places]
         rows = array("Q", (rows[index] for index in Keys(mixed.data, bytes(len(rows))).repeated_rows()))
     for row in rows:

@@ -16,9 +16,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from kto_data.digest import join_digests
 from kto_data.policy import Contradictions
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # see `kto_data.digest`
 _EXPECTED = 2
 """Groups that a stratum must have been due on a side before it is given one there: one that is due a single group is
 without it too often for that to be a fault."""
@@ -116,7 +116,7 @@ def contradicting_lines(samples: Samples, policy: Contradictions) -> NDArray[np.
     """
     if policy is Contradictions.KEEP:
         return np.zeros(0, np.uint32)
-    keys = samples.prompts * _MIX + samples.completions
+    keys = join_digests(samples.prompts, samples.completions)
     order = np.argsort(keys, kind="stable")
     ordered, labels = keys[order], samples.labels[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(keys) else np.zeros(0, int)
