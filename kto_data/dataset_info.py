@@ -13,6 +13,7 @@ import orjson
 
 from kto_data.errors import ConfigError
 from kto_data.formats import Format, Layout, Tags
+from kto_data.missing import missing_file
 
 _OUR_NAMES = {"kto_tag": "label", "prompt": "instruction", "query": "input", "response": "output"}
 _DEFAULT_COLUMNS = {
@@ -67,6 +68,8 @@ def load_dataset_info(path: str | Path, name: str) -> tuple[Layout, Path]:
 def _entry(path: Path, name: str) -> dict[str, Any]:
     try:
         entries = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise missing_file(str(path), ConfigError) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="name the dataset_info.json itself") from None
     except orjson.JSONDecodeError as error:

@@ -5,13 +5,12 @@ path ─▶ Source ─▶ Chunk(s)
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -26,6 +25,7 @@ from kto_data.chunk import READ_BYTES, Chunk, SourceKind, reading, unreadable
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
 from kto_data.local_copy import LocalCopy, local_copy
+from kto_data.missing import missing_file
 from kto_data.safe_text import encodable
 from kto_data.storage import FileState
 
@@ -214,9 +214,9 @@ def open_source(path: str) -> Source:
     try:
         status = os.stat(local)
     except OSError as error:
-        raise _not_found(path) if isinstance(error, FileNotFoundError) else unreadable(path, error) from None
+        raise missing_file(path) if isinstance(error, FileNotFoundError) else unreadable(path, error) from None
     except ValueError:  # a NUL character
-        raise _not_found(path) from None
+        raise missing_file(path) from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory", hint="name its data files one by one")
     if not stat.S_ISREG(status.st_mode):
@@ -245,7 +245,7 @@ def _fetched(url: str) -> LocalCopy:
     try:
         return local_copy(url)
     except FileNotFoundError:
-        raise _not_found(url) from None
+        raise missing_file(url) from None
     except OSError as error:
         raise unreadable(url, error) from None
 
@@ -292,19 +292,6 @@ def _open_stream(source: Source) -> Iterator[BinaryIO]:
         return
     with reading(source.path), open(source.local, "rb") as raw, compression.plain(source.kind, raw) as file:
         yield file
-
-
-def _not_found(path: str) -> InputError:
-    if os.path.islink(path):
-        return InputError(f"{path} is a link to a file that does not exist", hint="mend the link, or remove it")
-    near = []
-    with suppress(OSError, ValueError):
-        name, names = Path(path).name, os.listdir(Path(path).parent)
-        near = [other for other in names if other.lower() == name.lower()]
-        near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.75)  # the suffix is alike as a rule
-    return InputError(
-        f"{path} does not exist", hint=f"did you mean {Path(path).with_name(near[0])}?" if near else "check the path"
-    )
 
 
 def _not_records(path: str, line: int, reason: str) -> InputError:

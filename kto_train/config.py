@@ -31,6 +31,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from kto_data.errors import ConfigError
+from kto_data.missing import missing_file
 from kto_data.training import Problem
 
 
@@ -116,10 +117,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """The settings in a YAML file, not checked yet. Raises `ConfigError` where it cannot be read."""
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise missing_file(str(path), ConfigError) from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="name a YAML file that can be read") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None
+        raise ConfigError(f"{path} is not UTF-8 text", hint="name a YAML file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if value is None:

@@ -115,6 +115,16 @@ def test_a_file_that_holds_no_settings_is_refused(content: bytes, tmp_path: Path
         read_config(path)
 
 
+def test_of_a_file_that_is_not_there_the_one_that_was_meant_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match=r"trian\.yaml does not exist") as raised:
+        read_config(tmp_path / "trian.yaml")
+    assert raised.value.hint == f"did you mean {tmp_path / 'train.yaml'}?"
+    with pytest.raises(ConfigError, match="cannot read") as raised:
+        read_config(tmp_path)
+    assert raised.value.hint
+
+
 def test_an_empty_file_has_no_settings(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").touch()
     assert read_config(tmp_path / "train.yaml") == {}

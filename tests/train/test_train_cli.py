@@ -260,7 +260,7 @@ def test_what_trl_finds_wrong_with_a_setting_is_one_line(
     ("arguments", "told"),
     [
         ([], "model is not set; cache is not set; output_dir is not set"),
-        (["--config", "none.yaml"], "cannot read none.yaml: No such file or directory"),
+        (["--config", "none.yaml"], "none.yaml does not exist"),
         (["--set", "kto"], "--set kto: not of the form key=value"),
         (["--cache", "none", "--model", "m", "--output", "o"], "none is not a cache: it has no manifest.json"),
         (["--cache", "c", "--model", "m", "--output", "o", "--set", "betas=1"], "unknown key betas"),
