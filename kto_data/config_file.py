@@ -33,10 +33,12 @@ _INSTEAD = "mend it, or look for no file: --isolated"
 class Relative:
     """Marks a field of paths: those in a configuration file start at that file's folder.
 
-    `after`: the path is what stands behind the first of these characters, as in `FORMAT:PATH`.
+    `after`: the path is what stands behind the first of these characters, as in `FORMAT:PATH`. `if_there`: the text may
+    be no path at all, such as the id of a model, and is one where something is there.
     """
 
     after: str = ""
+    if_there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,9 @@ def _joined_path(text: str, mark: Relative, folder: Path) -> str:
     before, found, path = text.partition(mark.after) if mark.after else ("", "", text)
     if (mark.after and not found) or path == "-" or "://" in path:
         return text
-    return f"{before}{found}{os.path.relpath(folder / path) if not os.path.isabs(path) else path}"
+    if os.path.isabs(path) or (mark.if_there and not os.path.lexists(folder / path)):
+        return text
+    return f"{before}{found}{os.path.relpath(folder / path)}"
 
 
 def _unknown(key: str, place: str, fields: Fields) -> ConfigError:

@@ -106,7 +106,7 @@ class ValidateSettings:
     image_min_pixels: Positive | None = None
     row_max_pixels: Positive | None = None
     # Model and training
-    model: FilePath = None
+    model: Annotated[Path | None, Relative(if_there=True)] = None  # or a hub id
     trust_remote_code: bool = False
     max_length: Positive | None = None
     batch_size: Positive | None = None

@@ -83,6 +83,17 @@ def test_paths_in_a_file_start_at_its_folder(
     assert (project / "found.json").is_file()
 
 
+def test_a_model_in_a_file_starts_at_its_folder_where_it_is_there_and_is_else_the_id_of_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "sub").mkdir()
+    (project / "pyproject.toml").write_text('[tool.ktodata]\nmodel = "maker/model"\n')
+    monkeypatch.chdir(project / "sub")
+    assert settings_shown(capsys)["model"][0] == '"maker/model"'
+    (project / "maker/model").mkdir(parents=True)
+    assert settings_shown(capsys)["model"][0] == '"../maker/model"'
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
