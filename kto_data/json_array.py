@@ -152,7 +152,7 @@ def _element_end(data: bytes, start: int) -> tuple[int, bool]:
     while True:
         quote = find(b'"', position, position + _PIECE)
         between = data[position : quote if quote >= 0 else position + _PIECE]
-        lowest, change = shapes.get(between) or _shape(between)
+        lowest, change = (shapes.get(between) or _shape(between)) if depth else (0, 0)
         if depth + lowest > 0:
             depth += change
             if depth > _MAX_DEPTH:
