@@ -33,6 +33,8 @@ class ImagePart(_Strict):
 
 Part = TextPart | ImagePart
 
+_IMAGE = ImagePart(type="image")
+
 
 class Message(_Strict):
     """One chat turn."""
@@ -49,9 +51,9 @@ class Message(_Strict):
         parts: list[Part] = []
         for index, text in enumerate(self.content.split(IMAGE_PLACEHOLDER)):
             if index:
-                parts.append(ImagePart(type="image"))
+                parts.append(_IMAGE)
             if text:
-                parts.append(TextPart(type="text", text=text))
+                parts.append(TextPart.model_construct(type="text", text=text))
         return tuple(parts)
 
     def texts(self) -> list[str]:

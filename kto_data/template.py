@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kto_data.record import ImagePart, Message, Record
+import orjson
+
+from kto_data.record import ImagePart, Message, Part, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def _render_plain(processing_class: Any, plain: Sequence[_Conversation]) -> list
     refused."""
     if not plain:
         return []
-    keys = [json.dumps(one.prompt) for one in plain]
+    keys = [orjson.dumps(one.prompt) for one in plain]
     prompts = dict(zip(keys, (one.prompt for one in plain), strict=True))  # answers to one prompt often come together
     try:
         alone = _apply(processing_class, list(prompts.values()), add_generation_prompt=True)
@@ -128,7 +129,11 @@ def _template_message(message: Message, *, with_images: bool) -> dict[str, Any]:
         return {"role": message.role, "content": text}
     if isinstance(message.content, str) and not message.num_images():
         return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
-    return {"role": message.role, "content": [part.model_dump() for part in message.parts()]}
+    return {"role": message.role, "content": [_template_part(part) for part in message.parts()]}
+
+
+def _template_part(part: Part) -> dict[str, str]:
+    return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"}
 
 
 def _joined_text(message: Message) -> str:

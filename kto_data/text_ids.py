@@ -1,8 +1,9 @@
 """Texts to ids, by the fastest tokenizer that makes the same of them: the only home of fastokens.
 
 A model's own tokenizer is the reference. fastokens makes the same ids many times faster, but takes seconds to load a
-large vocabulary, does not know every kind of tokenizer, and is wrong about a few. So it is loaded once much text has
-gone by, and believed while it agrees: on probes, on texts at hand, and on a sample of all that follow.
+large vocabulary, does not know every kind of tokenizer, and is wrong about a few. So it is loaded where there is much
+text, or once much has gone by, and believed while it agrees: on probes, on texts at hand, and on a sample of all that
+follow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 FAST_AFTER_CHARS = 2_500_000
 """Characters that the reference takes about as long for as fastokens takes to load."""
+_AT_ONCE_AFTER_CHARS = 20_000  # whose ids by the reference are the first that those of fastokens are compared with
 _CHECKED_ONE_IN = 32  # texts of which one goes to both tokenizers
 
 _BLOCK = 128  # characters of a probe
@@ -27,6 +29,18 @@ _WORDS = (
     "\u00a0a\u3000b\u2028c", "\u2581a \u2581",
 )  # fmt: skip
 _MAX_ADDED = 200  # added tokens that are tried each by itself
+
+
+def fast_after(num_chars: float | None) -> int | None:
+    """After how many characters fastokens is to be tried by a process that makes ids of about `num_chars`.
+
+    At once where it will pay, and never (None) where it will not. Of None, which is what nobody knows, as soon as it
+    would have paid, which costs at most twice the better of the two.
+    """
+    if num_chars is None:
+        return FAST_AFTER_CHARS
+    # Loaded, it still takes a tenth of the reference's time, and the reference's own on a sample.
+    return _AT_ONCE_AFTER_CHARS if num_chars * 0.8 > FAST_AFTER_CHARS else None
 
 
 class WrongIdsError(Exception):

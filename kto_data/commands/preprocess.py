@@ -99,12 +99,13 @@ def preprocess(
     from kto_data.commands.output import BALANCE_FORMATS, notes, planned_reports, write_balance
     from kto_data.commands.places import image_folder, refuse_shared, refuse_within
     from kto_data.engine.choose import open_engine
-    from kto_data.inputs import common_folder, open_inputs
+    from kto_data.inputs import about_how_many_chars, common_folder, open_inputs
     from kto_data.paths import EVAL
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
     from kto_data.recipe import PreprocessSettings
     from kto_data.storage import is_url
+    from kto_data.text_ids import fast_after
     from kto_data.upload import work_folder
 
     output = output.rstrip("/") if is_url(output) else output
@@ -142,7 +143,10 @@ def preprocess(
         open_engine(engine, jobs=jobs, address=ray_address) as opened,
         Progress("preprocess", enabled=not quiet) as progress,
     ):
-        result = run(replace(settings, engine=opened.run, jobs=opened.jobs), progress.advance_to)
+        num_chars = about_how_many_chars(every_input)
+        build = replace(settings.build, fast_after=fast_after(num_chars and num_chars / opened.jobs))
+        settings = replace(settings, build=build, engine=opened.run, jobs=opened.jobs)
+        result = run(settings, progress.advance_to)
     if result.report is not None:
         write_balance(result.report, planned)
     _show(result, settings, quiet=quiet)

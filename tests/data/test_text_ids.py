@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import PreTrainedTokenizerFast
 
 from kto_data.processor import load_processor
-from kto_data.text_ids import TextIds
+from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, fast_after
 
 TEXTS = ["The quick brown fox", "", "  white \n\n space\t", "naïve café 这是什么 🟥", "don't 12345", "x" * 200] * 20
 ODD = "Mongolian\u180evowel separator"
@@ -54,6 +54,15 @@ def test_fastokens_is_taken_up_after_as_much_text_as_it_takes_to_load() -> None:
     assert ids.engine == "tokenizers"
     ids.of(["y"])
     assert ids.engine.startswith("fastokens 0.")
+
+
+def test_fastokens_is_taken_up_at_once_where_there_is_enough_text_to_pay_for_it_and_else_never() -> None:
+    assert fast_after(FAST_AFTER_CHARS) is None
+    assert fast_after(0) is None
+    soon = fast_after(2 * FAST_AFTER_CHARS)
+    assert soon is not None
+    assert soon < FAST_AFTER_CHARS / 100
+    assert fast_after(None) == FAST_AFTER_CHARS  # how much there is nobody knows
 
 
 def test_added_tokens_that_swallow_white_space_are_the_same() -> None:
