@@ -1,4 +1,4 @@
-"""Places that are no local path: `s3://…`, `https://…`, whatever fsspec knows. The only home of fsspec.
+"""Places that are no local path: `s3://…`, `https://…`, whatever fsspec knows.
 
 Nothing is opened here that the user did not name, or that does not lie under a folder that the user named: what data
 says is a path below that folder, or nothing.
@@ -11,28 +11,14 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
-from kto_data.errors import UsageError
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+from kto_data.filesystem import file_info, protocol_of, speaking, url_of
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "s3fs"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
-    **dict.fromkeys(("http", "https"), "aiohttp"),
-    "hf": "huggingface_hub",
-    "sftp": "paramiko",
-    "ssh": "paramiko",
-    "smb": "smbprotocol",
-}
-"""What has to be installed for a protocol, besides fsspec."""
 _COPY_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 16  # a header comes with one request
 _WHOLE_BYTES = 1 << 23  # and so does a whole file, as a rule
@@ -63,28 +49,32 @@ def is_url(path: str) -> bool:
 
 def open_storage(url: str) -> None:
     """Raises `UsageError` where the protocol of `url` is unknown or its package is not installed; nothing is read."""
-    _system(_protocol(url))
+    with suppress(OSError), speaking(url):  # a server that does not answer is told of where it is needed
+        return
 
 
 def is_shared(url: str) -> bool:
     """Whether what lies at `url` is the same for all machines that may reach it."""
-    return _protocol(url) not in ("file", "local", "memory")
+    return protocol_of(url) not in ("file", "local", "memory")
 
 
 def local_path(url: str) -> str | None:
     """The path on this machine that a `file://` URL means; None for other URLs."""
-    return str(_system("file")._strip_protocol(url)) if _is_local(url) else None
+    if not _is_local(url):
+        return None
+    with speaking(url) as (_, path):
+        return str(path)
 
 
 def copy_to(file: IO[bytes], url: str) -> FileState:
     """Write the bytes of what is at `url` to `file`; the state that it has. Raises OSError where it cannot be read, or
     changes meanwhile."""
-    with _speaking(url) as (system, remote):
-        before = _state(_file_info(system, remote, url))
+    with speaking(url) as (system, remote):
+        before = _state(file_info(system, remote, url))
         with system.open(remote, "rb") as source:
             while data := source.read(_COPY_BYTES):
                 file.write(data)
-        if _state(_file_info(system, remote, url)) != before:
+        if _state(file_info(system, remote, url)) != before:
             raise OSError("it changed while it was read")
         return before
 
@@ -92,8 +82,8 @@ def copy_to(file: IO[bytes], url: str) -> FileState:
 def read_range(url: str, start: int, stop: int, state: FileState) -> bytes:
     """The bytes `start` to `stop` of the file at `url`. Raises OSError where they cannot be read, or the file is not in
     `state`."""
-    with _speaking(url) as (system, path):
-        if _state(_file_info(system, path, url)) != state:
+    with speaking(url) as (system, path):
+        if _state(file_info(system, path, url)) != state:
             raise OSError("it is not any more what it was")
         data = bytes(system.cat_file(path, start=start, end=stop))
         if len(data) != stop - start:
@@ -104,18 +94,18 @@ def read_range(url: str, start: int, stop: int, state: FileState) -> bytes:
 def list_files(url: str) -> list[str]:
     """The URLs of the files that match the pattern `url`, or of all below it where it is a folder; none where it is
     neither. Sorted. A `?` is no pattern: it begins the query of a URL. Raises OSError where it cannot be read."""
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         is_pattern = "*" in path or "[" in path
         # A part of the path before the first sign of a pattern is listed, and all below it compared.
         found = system.glob(path) if is_pattern else system.find(path) if system.isdir(path) else []
-        return sorted(system.unstrip_protocol(name) for name in found if not is_pattern or system.isfile(name))
+        return sorted(url_of(system, name, url) for name in found if not is_pattern or system.isfile(name))
 
 
 def is_folder(url: str) -> bool:
     """Whether `url` is a folder, or a pattern of files. Of web servers neither can be told, and it never is."""
-    if _protocol(url) in ("http", "https"):
+    if protocol_of(url) in ("http", "https"):
         return False
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         return "*" in path or bool(system.isdir(path))
 
 
@@ -155,8 +145,8 @@ def open_file(url: str, *, whole: bool = False) -> Iterator[tuple[IO[bytes], int
     Raises OSError where it cannot be read: `FileNotFoundError` where it is not there, `IsADirectoryError` where it is a
     folder.
     """
-    with _speaking(url) as (system, path):
-        info = _file_info(system, path, url)
+    with speaking(url) as (system, path):
+        info = file_info(system, path, url)
         if info.get("size") is None:
             raise OSError("the server does not say how large it is")
         num_bytes, block_bytes = int(info["size"]), _WHOLE_BYTES if whole else _HEADER_BYTES
@@ -166,19 +156,19 @@ def open_file(url: str, *, whole: bool = False) -> Iterator[tuple[IO[bytes], int
 
 def file_state(url: str) -> FileState:
     """The state of the file at `url`. Raises OSError as `open_file` does."""
-    with _speaking(url) as (system, path):
-        return _state(_file_info(system, path, url))
+    with speaking(url) as (system, path):
+        return _state(file_info(system, path, url))
 
 
 def read_bytes(url: str) -> bytes:
     """A small file, whole. Raises OSError where it cannot be read: `FileNotFoundError` where it is not there."""
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         return bytes(system.cat_file(path))
 
 
 def list_states(folder: str) -> dict[str, FileState]:
     """All files below the folder at a URL, by their paths seen from it; none where it is not there. Raises OSError."""
-    with _speaking(folder.rstrip("/")) as (system, path):
+    with speaking(folder.rstrip("/")) as (system, path):
         try:
             found = system.find(path, detail=True)
         except FileNotFoundError:
@@ -193,7 +183,7 @@ def upload(path: str, url: str) -> FileState:
     It is there whole or not at all. (A file opened for writing would not be: what was written before an error would
     stay.) Raises OSError.
     """
-    with _speaking(url) as (system, remote):
+    with speaking(url) as (system, remote):
         if _is_local(url):
             system.makedirs(posixpath.dirname(remote), exist_ok=True)
         system.put_file(path, remote)
@@ -203,14 +193,14 @@ def upload(path: str, url: str) -> FileState:
 
 def download(url: str, path: str) -> None:
     """The file at `url` to `path`, which on an error may hold a part of it. Raises OSError."""
-    with _speaking(url) as (system, remote):
+    with speaking(url) as (system, remote):
         system.get_file(remote, path)
 
 
 def put(url: str, content: bytes) -> None:
     """Put `content` to `url`, in the place of what is there: whole or not at all, if that is object storage. Raises
     OSError."""
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         if _is_local(url):
             system.makedirs(posixpath.dirname(path), exist_ok=True)
         system.pipe_file(path, content)
@@ -221,7 +211,7 @@ def copy(url: str, other: str) -> FileState:
 
     It is there whole or not at all, and no byte of it passes through this machine. Raises OSError.
     """
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         target = system._strip_protocol(other)
         if _is_local(url):
             system.makedirs(posixpath.dirname(target), exist_ok=True)
@@ -235,7 +225,7 @@ def create(url: str, content: bytes) -> None:
 
     Raises `FileExistsError` where another content is there, OSError where it cannot be written.
     """
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         try:
             if system.exists(path):  # stores that do not know the condition would write over it
                 raise FileExistsError(url)
@@ -250,7 +240,7 @@ def create(url: str, content: bytes) -> None:
 
 def remove(url: str) -> None:
     """Remove the file at `url`, if it is there. Raises OSError."""
-    with _speaking(url) as (system, path):
+    with speaking(url) as (system, path):
         try:
             system.rm_file(path)
         except FileNotFoundError:
@@ -270,51 +260,10 @@ def at_once(call: Callable[[Item], Answer], items: Iterable[Item], most: int = R
             raise
 
 
-def _protocol(url: str) -> str:
-    return url.partition("://")[0].lower()
-
-
 def _is_local(url: str) -> bool:
-    return _protocol(url) in ("file", "local")
-
-
-def _file_info(system: AbstractFileSystem, path: str, url: str) -> dict[str, Any]:
-    info: dict[str, Any] = system.info(path)
-    if info["type"] == "directory":
-        raise IsADirectoryError(url)
-    return info
+    return protocol_of(url) in ("file", "local")
 
 
 def _state(info: dict[str, Any]) -> FileState:
     version = next((str(info[key]).strip('"') for key in _VERSION_KEYS if info.get(key)), "")
     return FileState(int(info.get("size") or 0), version)
-
-
-def _system(protocol: str) -> AbstractFileSystem:
-    import fsspec
-
-    try:
-        # fsspec keeps the instance, and makes another one after a fork, which the first would not survive. What lies
-        # at a URL may change while we run, so no listing is kept.
-        return fsspec.filesystem(protocol, use_listings_cache=False)
-    except ImportError:
-        package = _PACKAGES.get(protocol, f"that fsspec wants for {protocol}://")
-        raise UsageError(
-            f"{protocol}:// needs the package '{package}', which is not installed",
-            hint="pip install 'ktodata[s3]'" if package == "s3fs" else f"pip install {package}",
-        ) from None
-    except ValueError:
-        raise UsageError(
-            f"unknown protocol {protocol}://", hint="known are s3://, gs://, https:// and others of fsspec"
-        ) from None
-
-
-@contextmanager
-def _speaking(url: str) -> Iterator[tuple[AbstractFileSystem, Any]]:
-    system = _system(_protocol(url))
-    try:
-        yield system, system._strip_protocol(url)
-    except OSError:
-        raise
-    except Exception as error:  # each implementation has exceptions of its own, and not all of them are OSErrors
-        raise OSError(f"{type(error).__name__}: {error}") from error
