@@ -72,9 +72,9 @@ contract: install  ## two rows through each supported version of TRL and transfo
 	  PYTHONPATH=.envs/$$name $(BIN)/pytest tests/train/test_contract.py || exit 1; \
 	done
 
-# Tests go on with two families on two processes; this goes on with all of them.
-families: install $(VENV)/torchvision/installed-$(TORCHVISION)  ## each image and text family resumed on two processes, full and LoRA
-	folder=$$(mktemp -d); PYTHONPATH=examples:tests:tests/train $(BIN)/python tests/train/two_processes.py $$folder; \
+# Tests do this with a few families and mixes; here it is all of them.
+families: install $(VENV)/torchvision/installed-$(TORCHVISION)  ## each image and text family beside stock TRL in a mix of options, and resumed
+	folder=$$(mktemp -d); PYTHONPATH=examples:tests:tests/train $(BIN)/python tests/train/families.py $$folder; \
 	  code=$$?; rm -rf $$folder; exit $$code
 
 bench: install  ## the measurements of benchmarks/

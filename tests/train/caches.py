@@ -8,11 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from conftest import make_image
+from conftest import make_image, write_jsonl
 from datasets import Dataset
 from PIL import Image, ImageOps
 
+from kto_data.cli import main
 from kto_data.encode import Encoded, Encoder, ImageRef, Sample
+from kto_data.errors import ExitCode
 from kto_data.image import ImageCheck, PixelBudget, probe
 from kto_data.manifest import MANIFEST_NAME, Manifest, Shard, Split, SplitCounts, fingerprint
 from kto_data.processor import load_processor
@@ -66,7 +68,8 @@ def image_records(root: Path, count: int, first: int = 0) -> list[dict[str, Any]
         names = [f"images/{i}-{k}.png" for k in range(num_images)]
         for k, name in enumerate(names):
             width, height = SIZES[(i + k) % len(SIZES)]
-            make_image(root / name, width, height, noise_seed=10 * i + k)
+            if not (root / name).exists():  # another process may be reading it
+                make_image(root / name, width, height, noise_seed=10 * i + k)
         record["images"] = names
         record["messages"][0]["content"] = "<image>" * num_images + record["messages"][0]["content"]
     return records
@@ -106,6 +109,14 @@ def make_cache(
     )
     write_dataset_files(output, {name: ["data-00000.arrow"] for name in splits}, manifest.fingerprint)
     (output / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    return output
+
+
+def preprocess(root: Path, model: Path, records: list[dict[str, Any]], packing: str, *options: str) -> Path:
+    """The cache of `records`, made by `ktodata preprocess` with `--pack-images`, in the folder of that name."""
+    data, output = write_jsonl(root / "train.jsonl", records), root / packing
+    given = ["--model", str(model), "--output", str(output), "--pack-images", packing, "--jobs", "1", "--quiet"]
+    assert main(["preprocess", str(data), *given, *options]) == ExitCode.OK
     return output
 
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from caches import image_records
-from conftest import TinyModel, make_image, write_jsonl
+from caches import image_records, preprocess
+from conftest import TinyModel, make_image
 from PIL import Image
 from test_collate import assert_same_batch
 from trl.trainer.kto_trainer import DataCollatorForVisionUnpairedPreference
 
-from kto_data.cli import main
 from kto_data.errors import CacheError, InputError
 from kto_data.image import load_for_training
 from kto_data.processor import load_processor
@@ -37,11 +36,8 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def make(kind: str, family: str, records: list[dict[str, Any]], root: Path, tiny_model: TinyModel) -> Cache:
-    data, output = write_jsonl(root / "train.jsonl", records), root / kind
-    options = ["--image-max-pixels", str(MAX_PIXELS), "--pack-images", kind, "--jobs", "1", "--quiet"]
-    model = str(tiny_model(family))
-    assert main(["preprocess", str(data), "--model", model, "--output", str(output), *options]) == 0
-    return load_cache(output)
+    budget = ("--image-max-pixels", str(MAX_PIXELS))
+    return load_cache(preprocess(root, tiny_model(family), records, kind, *budget))
 
 
 def collate(cache: Cache, family: str, tiny_model: TinyModel) -> dict[str, torch.Tensor]:

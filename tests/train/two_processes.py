@@ -1,8 +1,6 @@
 """What is checked on two ranks, in one start of `torchrun`: a process of its own imports for longer than it trains.
 
-`prepare` makes the models and caches in FOLDER beforehand. A check that fails ends the program with its traceback.
-
-    python tests/train/two_processes.py FOLDER      every family, full and LoRA, gone on with: `make families`
+`prepare` makes the models and caches in the folder beforehand. A check that fails ends the program with its traceback.
 """
 
 from __future__ import annotations
@@ -11,16 +9,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 
 import conftest  # noqa: F401  (the environment of the tests)
 import numpy as np
-import tiny_models
 import torch
 from accelerate import PartialState
-from test_loss_equality import REFERENCES, TRAINED, Case, assert_equals_stock
+from mixes import MIXES, Mix, compare, make_caches, make_case, make_model
+from test_loss_equality import REFERENCES, Case, assert_equals_stock
 from test_resume import assert_same_run, drawn_cache, trained
 from transformers import TrainerCallback
 
@@ -30,33 +26,42 @@ from kto_train.reference import as_values
 from kto_train.stopping import StopSignals
 
 RANK = int(os.environ.get("RANK", "0"))
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 RESUMED = (("gemma3", False), ("qwen2_5_vl", True))
 """Families that every run of the tests goes on with, and whether an adapter is trained."""
+MIXED = (("llama3", MIXES[5]), ("gemma3", MIXES[7]))
+"""Families and mixes that every run of the tests trains: with and without images, cached by either trainer."""
 
 
 def prepare(folder: Path) -> None:
-    models = folder / "models"
     for family in ("text", "qwen2_5_vl"):
-        tiny_models.build(family, models / family)
-        Case(family, models / family, folder / family, "full")
-    Case("text", models / "text", folder / "reference", "full")
-    Case("text", models / "text", folder / "stopped", "full")
-    prepare_families(folder, [family for family, _ in RESUMED])
+        Case(family, make_model(family, folder), folder / family, "full")
+    for name in ("reference", "stopped"):
+        Case("text", make_model("text", folder), folder / name, "full")
+    for family, _ in RESUMED:
+        prepare_to_go_on(folder, family)
+    for family, _ in MIXED:
+        make_caches(family, folder)
 
 
-def prepare_families(folder: Path, families: Iterable[str]) -> None:
-    for family in families:
-        model = folder / "models" / family
-        if not model.exists():
-            tiny_models.build(family, model)
-        drawn_cache(family, model, folder / "resumed" / family, 12)
+def prepare_to_go_on(folder: Path, family: str) -> None:
+    drawn_cache(family, make_model(family, folder), folder / "resumed" / family, 12)
 
 
-def start(*command: str) -> subprocess.CompletedProcess[str]:
-    """A program of the tests, with its arguments, on two ranks."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=1800, env=environment)
+def start(*command: str, ranks: int = 2, shown: bool = False) -> subprocess.CompletedProcess[str]:
+    """A program of the tests, with its arguments, on so many ranks.
+
+    What it prints is kept, unless it is `shown` as it comes; then it may also take its time.
+    """
+    launcher = (*LAUNCHER, str(ranks)) if ranks > 1 else ()
+    return subprocess.run(
+        [sys.executable, *launcher, *command],
+        stdout=None if shown else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=None if shown else 1800,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
 
 
 def main(folder: Path) -> None:
@@ -67,6 +72,13 @@ def main(folder: Path) -> None:
     check_a_signal_to_one_rank_stops_both(folder / "stopped", models)
     for family, lora in RESUMED:
         check_a_resumed_run_ends_where_an_unbroken_one_does(folder, family, lora=lora)
+    for family, mix in MIXED:
+        check_a_mix(folder, family, mix)
+
+
+def check_a_mix(folder: Path, family: str, mix: Mix) -> None:
+    outcome = compare(make_case(family, mix, folder), mix.reference)
+    assert outcome.is_right, f"{family}, {mix.told(family)}: {outcome}"
 
 
 def check_a_resumed_run_ends_where_an_unbroken_one_does(folder: Path, family: str, *, lora: bool) -> None:
@@ -135,30 +147,5 @@ class Signal(TrainerCallback):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def go_on_with_every_family(folder: Path) -> None:
-    """What is wrong with one is told, and the others are looked at all the same."""
-    wrong = []
-    for family, lora in product(TRAINED, (False, True)):
-        name = f"{family}, {'LoRA' if lora else 'full'}"
-        try:
-            check_a_resumed_run_ends_where_an_unbroken_one_does(folder, family, lora=lora)
-        except AssertionError as error:
-            wrong.append(name)
-            print(f"rank {RANK}: {name}: {error}", flush=True)
-        else:
-            print(f"rank {RANK}: {name}: the same to the bit", flush=True)
-    if wrong:
-        raise SystemExit(f"not gone on with as it was: {', '.join(wrong)}")
-
-
 if __name__ == "__main__":
-    given = Path(sys.argv[1])
-    if "RANK" not in os.environ:
-        prepare_families(given, TRAINED)
-        done = start(__file__, str(given), "every")
-        print("\n".join(line for line in done.stdout.splitlines() if line.startswith("rank")))
-        raise SystemExit(done.stderr if done.returncode else 0)
-    if "every" in sys.argv:
-        go_on_with_every_family(given)
-    else:
-        main(given)
+    main(Path(sys.argv[1]))
