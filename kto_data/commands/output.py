@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, get_args
 
@@ -58,6 +59,7 @@ def make_outcome(
     inputs: Sequence[Input],
     check: CheckSettings,
     *,
+    started: datetime,
     exit_code: int,
     failed: bool,
     formats: Collection[str],
@@ -97,7 +99,11 @@ def make_outcome(
         wants_pictures=settings.thumbnails,
         pictures=pictures,
         root=_checkout(),
-        run=RunInfo(command=("ktodata", *sys.argv[1:])),
+        run=RunInfo(
+            command=("ktodata", *sys.argv[1:]),
+            started=started,
+            seconds=(datetime.now(UTC) - started).total_seconds(),
+        ),
         digests=digests,
     )
 

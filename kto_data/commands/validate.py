@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -188,6 +189,7 @@ def _report(
     from kto_data.inputs import take_excerpt
     from kto_data.report.formats import FORMATS, statistics
 
+    started = datetime.now(UTC)
     settings = effective.settings
     planned = planned_reports(settings.report)
     excerpt = take_excerpt(inputs, limit=settings.limit, sample=settings.sample, seed=settings.seed)
@@ -206,7 +208,9 @@ def _report(
         failed = validation.fails(Severity(settings.fail_level)) and write_baseline is None
         exit_code = ExitCode.FINDINGS if failed and not settings.exit_zero else ExitCode.OK
         names = {settings.output_format, *(name for name, _ in planned)}
-        outcome = make_outcome(validation, settings, inputs, check, exit_code=exit_code, failed=failed, formats=names)
+        outcome = make_outcome(
+            validation, settings, inputs, check, started=started, exit_code=exit_code, failed=failed, formats=names
+        )
         if settings.statistics:
             output.write(statistics(outcome))
         elif stream is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,16 @@ def test_json_is_one_document_whatever_is_found(name: str, request: pytest.Fixtu
     assert document.inputs[0].bytes == path.stat().st_size
     assert document.summary.rows == document.inputs[0].rows == (2 if name == "good" else 5)
     assert sum(rule.count for rule in document.rules) == len(document.findings)
+
+
+def test_json_says_when_and_how_long_the_run_was(good: Path, capsys: Capture) -> None:
+    before = datetime.now(UTC)
+    _validate(good, "--output-format", "json")
+    run = ReportDocument.model_validate_json(capsys.readouterr().out).run
+    assert run.started is not None
+    assert run.seconds is not None
+    assert before <= run.started <= datetime.now(UTC)
+    assert 0 <= run.seconds <= (datetime.now(UTC) - before).total_seconds() + 0.001  # it is rounded
 
 
 def test_json_holds_labels_weights_and_what_was_skipped(good: Path, capsys: Capture) -> None:
