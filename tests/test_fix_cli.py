@@ -121,6 +121,20 @@ def test_what_is_replaced_in_place_keeps_its_link_and_its_mode(data: Path) -> No
     assert sorted(os.listdir()) == ["data.jsonl", "link.jsonl", "rejects.jsonl"]
 
 
+def test_a_file_in_which_nothing_is_done_is_not_replaced(data: Path) -> None:
+    write_jsonl(data, [answered("Red."), answered("Red."), answered("Blue.", label=False)])
+    # One side of the pair is there already, and the other is not: the row stays.
+    prompt = answered("Red.")["messages"][:1]
+    sides = {
+        name: [{"role": "assistant", "content": text}] for name, text in (("chosen", "Red."), ("rejected", "Green."))
+    }
+    pair = write_jsonl(Path("pair.jsonl"), [{"prompt": prompt, **sides}])
+    before = pair.stat()
+    assert fix("data.jsonl", "pair.jsonl", "--fix", "--in-place", "--rejects", "rejects.jsonl", "--exit-zero") == 0
+    assert len(data.read_bytes().splitlines()) == 2
+    assert (pair.stat().st_ino, pair.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_a_compressed_file_is_not_replaced_in_place(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data.jsonl.gz").write_bytes(gzip.compress(data.read_bytes()))
     assert "is compressed" in refusal(capsys, "data.jsonl.gz", "--fix", "--in-place")

@@ -230,6 +230,7 @@ def _drop_duplicates(files: Sequence[MendedFile], wishes: _Wishes, folder: Path,
         repeats = {n: count for n, line in by_line.items() if (count := sum(w.code == DUPLICATE for w in line))}
         if not repeats:
             continue
+        before = done.total()
         with Rewriting(file, folder / f"{index}.{number}.jsonl") as rewriting:
             for line_number, whole in enumerate(raw_lines(file.now.source), start=1):
                 count = repeats.get(line_number, 0)
@@ -239,7 +240,7 @@ def _drop_duplicates(files: Sequence[MendedFile], wishes: _Wishes, folder: Path,
                     done[DUPLICATE] += count
                 else:
                     rewriting.write(line_number, whole)
-            rewriting.is_wanted = bool(done)
+            rewriting.is_wanted = done.total() > before
     return done
 
 
