@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import IO
 
 from kto_data import storage
+from kto_data.errors import first_line
 from kto_data.image import (
     BOMB_PIXELS,
     DECODE_ERRORS,
@@ -56,7 +57,7 @@ def probe(given: str, root: str, check: ImageCheck) -> ImageProbe:
     except IsADirectoryError:
         return replace(blank, status=ProbeStatus.NOT_REGULAR, detail="a directory")
     except OSError as error:
-        return replace(blank, status=ProbeStatus.IO_ERROR, detail=str(error))
+        return replace(blank, status=ProbeStatus.IO_ERROR, detail=first_line(error))
 
 
 def _look(file: IO[bytes], num_bytes: int, check: ImageCheck, blank: ImageProbe) -> ImageProbe:
@@ -69,7 +70,7 @@ def _look(file: IO[bytes], num_bytes: int, check: ImageCheck, blank: ImageProbe)
     except DECODE_ERRORS as error:
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
             raise  # not of Pillow's making
-        return replace(blank, status=ProbeStatus.UNREADABLE, detail=str(error))
+        return replace(blank, status=ProbeStatus.UNREADABLE, detail=first_line(error))
     marker = END_MARKERS.get(header.format)
     if marker is not None:
         file.seek(max(0, num_bytes - END_WINDOW))
@@ -82,4 +83,4 @@ def _look(file: IO[bytes], num_bytes: int, check: ImageCheck, blank: ImageProbe)
         file.seek(0, os.SEEK_SET)
         return replace(blank, header=header, is_blank=shows_one_color(load_upright(file)))
     except DECODE_ERRORS as error:
-        return replace(blank, status=ProbeStatus.TRUNCATED, header=header, detail=str(error))
+        return replace(blank, status=ProbeStatus.TRUNCATED, header=header, detail=first_line(error))

@@ -22,7 +22,7 @@ _SAME_COLOR = 2  # levels of a channel that nobody can tell apart, and that savi
 def load_upright(path: str | Path | IO[bytes]) -> Image.Image:
     """The first frame of an image, decoded, with the EXIF orientation applied, in its own mode.
 
-    Raises OSError and ValueError on damaged files, and ValueError where the file is a decompression bomb.
+    Raises `DECODE_ERRORS` on damaged files, and ValueError where the file is a decompression bomb.
     """
     with Image.open(path) as image:
         if image.width * image.height > BOMB_PIXELS:
@@ -34,7 +34,7 @@ def load_upright(path: str | Path | IO[bytes]) -> Image.Image:
 def load_for_training(path: str | Path | IO[bytes], size: tuple[int, int]) -> Image.Image:
     """The image as a model sees it: upright, RGB, at `size` (width, height).
 
-    Raises OSError and ValueError on damaged files, and ValueError where the file is a decompression bomb.
+    Raises `DECODE_ERRORS` on damaged files, and ValueError where the file is a decompression bomb.
     """
     return resize(to_rgb(load_upright(path)), size)
 

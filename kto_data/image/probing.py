@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 
+from kto_data.errors import first_line
 from kto_data.image.header import (
     BOMB_PIXELS,
     DECODE_ERRORS,
@@ -103,7 +104,7 @@ def _not_found(given: str, tried: str, root: str, error: OSError | ValueError) -
             return ImageProbe(given=given, tried=tried, status=ProbeStatus.ESCAPES_ROOT, detail=real)
     is_absent = isinstance(error, ValueError) or error.errno in _ABSENT
     status = ProbeStatus.NOT_FOUND if is_absent else ProbeStatus.IO_ERROR
-    return ImageProbe(given=given, tried=tried, status=status, detail=_reason(error))
+    return ImageProbe(given=given, tried=tried, status=status, detail=first_line(error))
 
 
 def _is_inside(path: str, root: str) -> bool:
@@ -127,7 +128,7 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
             except DECODE_ERRORS as error:
                 if isinstance(error, OSError) and error.errno is not None:  # not of Pillow's making
                     raise
-                return result(ProbeStatus.UNREADABLE, detail=_reason(error))
+                return result(ProbeStatus.UNREADABLE, detail=first_line(error))
             marker = END_MARKERS.get(header.format)
             if marker is not None:
                 tail = head if num_bytes <= len(head) else _tail(descriptor, num_bytes)
@@ -136,12 +137,12 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
         finally:
             os.close(descriptor)
     except OSError as error:
-        return result(ProbeStatus.IO_ERROR, detail=_reason(error))
+        return result(ProbeStatus.IO_ERROR, detail=first_line(error))
     if check is ImageCheck.DECODE and header.pixels <= BOMB_PIXELS:
         try:
             is_blank = shows_one_color(load_upright(path))
         except DECODE_ERRORS as error:
-            return result(ProbeStatus.TRUNCATED, header, _reason(error))
+            return result(ProbeStatus.TRUNCATED, header, first_line(error))
         return replace(result(ProbeStatus.OK, header), is_blank=is_blank)
     return result(ProbeStatus.OK, header)
 
@@ -157,11 +158,6 @@ def _read_header(head: bytes, descriptor: int, num_bytes: int) -> ImageHeader:
 
 def _tail(descriptor: int, num_bytes: int) -> bytes:
     return os.pread(descriptor, END_WINDOW, max(0, num_bytes - END_WINDOW))
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text or type(error).__name__
 
 
 def _kind(mode: int) -> str:

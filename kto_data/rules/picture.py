@@ -9,7 +9,7 @@ from kto_data.finding import Scalar, Severity
 from kto_data.image import BOMB_PIXELS, DEFAULT_MAX_PIXELS, DEFAULT_MIN_PIXELS, ImageCheck, ImageHeader
 from kto_data.rules.base import Defect, Fix, Stage, rule
 from kto_data.rules.facts import ImageFacts, RowImages
-from kto_data.rules.words import shown_path
+from kto_data.rules.words import counted, shown_path
 
 MAX_ASPECT_RATIO = 200
 """The longer side over the shorter one; above it the processors of the Qwen families raise."""
@@ -234,7 +234,7 @@ def _name(image: ImageFacts) -> str:
 
 
 def _size(header: ImageHeader) -> str:
-    return f"{header.width:,} x {header.height:,} = {header.pixels:,} pixels"
+    return f"{header.width:,} x {header.height:,} = {counted(header.pixels, 'pixel')}"
 
 
 def _size_data(header: ImageHeader, limit: int) -> tuple[tuple[str, Scalar], ...]:
