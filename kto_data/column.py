@@ -13,8 +13,8 @@ from typing import IO, Literal
 
 from kto_data.writing import writing_to
 
-MOST_BYTES = 1 << 24
-"""Bytes of a column up to which it stays in memory: some two million numbers of 64 bits."""
+MOST_BYTES = 1 << 22
+"""Bytes of a column up to which it stays in memory: some half a million numbers of 64 bits."""
 
 Kind = Literal["B", "I", "Q"]
 """A kind of numbers by its typecode in `array`; "B" also for bytes that somebody else makes sense of."""

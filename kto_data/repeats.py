@@ -15,8 +15,8 @@ from heapq import nsmallest
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from kto_data.column import room
-from kto_data.digest import MIX
+from kto_data.column import Column, room
+from kto_data.digest import join_digests
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class Keys:
     def num_entries_under_both(self) -> int:
         """How many entries have such a number."""
         if self._is_large:
-            return sum(1 for _ in _rows_among(self._values, self._under_both))
+            return sum(len(rows) for rows in _rows_among(self._values, self._under_both))
         return sum(self._counts[value] for value in self._under_both)
 
     @cached_property
@@ -99,26 +99,28 @@ class Keys:
     def repeated_rows(self) -> Sequence[int]:
         """The indices of the entries that have a number that another one has too."""
         if self._is_large:
-            return array("Q", _rows_among(self._values, self._repeats[0]))
+            return _gathered(_rows_among(self._values, self._repeats[0]))
         counts = self._counts
         return [index for index, value in enumerate(self.column) if counts[value] > 1] if self.num_repeated else ()
 
     def rows_in(self, other: Keys) -> Sequence[int]:
         """The indices of the entries whose number `other` has too."""
         if self._is_large or other._is_large:
-            return array("Q", _rows_among(self._values, _sorted(other._values)))
+            return _gathered(_rows_among(self._values, _sorted(other._values)))
         return [index for index, value in enumerate(self.column) if value in other._counts]
 
     @cached_property
     def _under_both(self) -> Any:
         """The numbers that occur under either label: a set, or an array, ascending."""
-        flipped = self.labels.translate(_FLIPPED)
         if not self._is_large:
+            flipped = self.labels.translate(_FLIPPED)
             return set(compress(self.column, self.labels)).intersection(compress(self.column, flipped))
         import numpy as np
 
-        left, right = (_distinct(self._values[_mask(labels)]) for labels in (self.labels, flipped))
-        return left[np.fromiter(_rows_among(left, right), np.int64)]
+        labels = np.frombuffer(self.labels, bool)
+        desirable, undesirable = (_sorted_where(self._values, labels, label) for label in (True, False))
+        found = [values[_is_among(values, undesirable)] for values, _ in _runs(desirable)]
+        return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
     @property
     def _is_large(self) -> bool:
@@ -139,23 +141,23 @@ class Keys:
         """The numbers that occur more than once, ascending, and how often each does."""
         import numpy as np
 
-        values = _sorted(self._values)
-        is_as_before = values[1:] == values[:-1]
-        # Of each run of equal numbers the second one is where "as before" begins.
-        begins = np.flatnonzero(is_as_before & ~np.concatenate(([False], is_as_before[:-1])))
-        ends = np.flatnonzero(is_as_before & ~np.concatenate((is_as_before[1:], [False])))
-        return values[begins], ends - begins + 2
+        runs = [(values[counts > 1], counts[counts > 1]) for values, counts in _runs(_sorted(self._values))]
+        if not runs:
+            return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        return np.concatenate([values for values, _ in runs]), np.concatenate([counts for _, counts in runs])
 
     def _repeated(self, value: int, count: int) -> Repeated:
         if self._is_large:
             import numpy as np
 
-            (rows,) = (self._values == np.uint64(value)).nonzero()
-            num_desirable, first = int(_mask(self.labels)[rows].sum()), int(rows[0])
+            labels, first, num_desirable = np.frombuffer(self.labels, bool), -1, 0
+            for rows in _rows_among(self._values, np.array([value], np.uint64)):
+                first = int(rows[0]) if first < 0 and len(rows) else first
+                num_desirable += int(labels[rows].sum())
         else:
-            labels = [label for entry, label in zip(self.column, self.labels, strict=True) if entry == value]
-            first = next(index for index, entry in enumerate(self.column) if entry == value)
-            num_desirable = sum(labels)
+            entries = enumerate(zip(self.column, self.labels, strict=True))
+            found = [(index, label) for index, (entry, label) in entries if entry == value]
+            first, num_desirable = found[0][0], sum(label for _, label in found)
         return Repeated(value=value, count=count, num_desirable=num_desirable, first=first)
 
 
@@ -166,32 +168,37 @@ def groups_of_equal(left: Keys, right: Keys) -> list[list[int]]:
     if len(rows) >= _MANY:  # most of them are often equal in one column alone
         import numpy as np
 
-        places = np.asarray(rows).view(np.int64)
-        mixed = left._values[places]
-        mixed *= np.uint64(MIX)  # as `join_digests` does, where they lie
-        mixed += right._values[places]
-        rows = array("Q", (rows[index] for index in Keys(mixed.data, bytes(len(rows))).repeated_rows()))
+        both = joined(left._values, right._values, np.asarray(rows).view(np.int64))
+        rows = [rows[index] for index in Keys(both.data, bytes(len(rows))).repeated_rows()]
     for row in rows:
         groups.setdefault((left.column[row], right.column[row]), []).append(row)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _distinct(values: NDArray[Any]) -> NDArray[Any]:
-    """The different ones of `values`, which are sorted where they lie, ascending."""
+def joined(left: NDArray[Any], right: NDArray[Any], rows: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The numbers that two columns make together (`join_digests`), of all rows or of those, on disk where they are
+    many."""
     import numpy as np
 
-    values.sort()
-    distinct: NDArray[Any] = values[np.concatenate((np.ones(min(1, len(values)), bool), values[1:] != values[:-1]))]
-    return distinct
+    numbers = _space(len(left) if rows is None else len(rows))
+    for start in range(0, len(numbers), _BLOCK):
+        block = slice(start, start + _BLOCK) if rows is None else rows[start : start + _BLOCK]
+        numbers[start : start + _BLOCK] = join_digests(left[block].astype(np.uint64), right[block])
+    return numbers
 
 
 def copy_of(values: NDArray[Any]) -> NDArray[Any]:
     """A copy, on disk where it is large."""
-    import numpy as np
-
-    copy: NDArray[Any] = np.frombuffer(room(values.nbytes), values.dtype) if len(values) else values.copy()
+    copy = _space(len(values))
     copy[:] = values
     return copy
+
+
+def _space(number: int) -> NDArray[Any]:
+    """Room for so many numbers, on disk where they are many."""
+    import numpy as np
+
+    return np.frombuffer(room(8 * number), np.uint64) if number else np.zeros(0, np.uint64)
 
 
 def _sorted(values: NDArray[Any]) -> NDArray[Any]:
@@ -200,19 +207,56 @@ def _sorted(values: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def _mask(labels: bytes) -> NDArray[Any]:
+def _sorted_where(values: NDArray[Any], labels: NDArray[Any], label: bool) -> NDArray[Any]:
+    """The values of a label, ascending."""
+    num_desirable = int(labels.sum())
+    numbers = _space(num_desirable if label else len(labels) - num_desirable)
+    place = 0
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK][labels[start : start + _BLOCK] == label]
+        numbers[place : place + len(block)] = block
+        place += len(block)
+    numbers.sort()
+    return numbers
+
+
+def _runs(ordered: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """The different ones of sorted values, and how often each occurs, some at a time."""
     import numpy as np
 
-    return np.frombuffer(labels, bool)
+    last = -1  # where the run before ended
+    for start in range(0, len(ordered), _BLOCK):
+        block = ordered[start : start + _BLOCK + 1]  # with the one behind it, which tells whether its last run ends
+        ends = start + np.flatnonzero(block[1:] != block[:-1])
+        if start + _BLOCK >= len(ordered):
+            ends = np.append(ends, len(ordered) - 1)
+        if len(ends):
+            yield ordered[ends], np.diff(ends, prepend=last)
+            last = int(ends[-1])
 
 
-def _rows_among(values: NDArray[Any], wanted: NDArray[Any]) -> Iterator[int]:
-    """The indices of the values that are among `wanted`, which are sorted."""
+def _is_among(values: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
+    """Whether each value is among `wanted`, which are sorted."""
     import numpy as np
 
     if not len(wanted):
-        return
+        return np.zeros(len(values), bool)
+    nearest = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
+    found: NDArray[Any] = wanted[nearest] == values
+    return found
+
+
+def _rows_among(values: NDArray[Any], wanted: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The indices of the values that are among `wanted`, which are sorted, some at a time."""
+    import numpy as np
+
     for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK]
-        nearest = np.minimum(np.searchsorted(wanted, block), len(wanted) - 1)
-        yield from (np.flatnonzero(wanted[nearest] == block) + start).tolist()
+        yield np.flatnonzero(_is_among(values[start : start + _BLOCK], wanted)) + start
+
+
+def _gathered(rows: Iterable[NDArray[Any]]) -> memoryview[int]:
+    """The indices one after another, on disk where they are many."""
+    column = Column("Q")
+    for some in rows:
+        column.extend(some.tobytes())
+    return column.view

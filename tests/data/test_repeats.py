@@ -11,11 +11,17 @@ from kto_data.repeats import Keys, Repeated, groups_of_equal
 ALWAYS, NEVER = 0, 10**9
 
 
-@pytest.fixture(params=[(ALWAYS, ALWAYS), (ALWAYS, NEVER), (NEVER, NEVER)], ids=["on disk", "numpy", "python"])
+@pytest.fixture(
+    params=[(ALWAYS, ALWAYS, 3), (ALWAYS, ALWAYS, 4), (ALWAYS, NEVER, 100), (NEVER, NEVER, 100)],
+    ids=["on disk, by threes", "on disk, by fours", "numpy", "python"],
+)
 def _many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From how many numbers on numpy is used, and from how many bytes on they are sorted on disk."""
-    monkeypatch.setattr(repeats, "_MANY", request.param[0])
-    monkeypatch.setattr(column, "MOST_BYTES", request.param[1])
+    """From how many numbers on numpy is used, from how many bytes on they are sorted on disk, and how many are looked
+    at together."""
+    for (module, name), value in zip(
+        ((repeats, "_MANY"), (column, "MOST_BYTES"), (repeats, "_BLOCK")), request.param, strict=True
+    ):
+        monkeypatch.setattr(module, name, value)
 
 
 def keys(rows: list[int]) -> Keys:
