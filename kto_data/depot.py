@@ -20,7 +20,7 @@ from kto_data import storage
 from kto_data.errors import InputError
 from kto_data.manifest import Shard
 from kto_data.packing import Packed
-from kto_data.unit import NOT_OURS, UNITS_NAME, Built, Unit, are_same_images, from_bytes, to_bytes
+from kto_data.unit import UNITS_NAME, Built, Unit, kept, to_bytes
 
 _STAGED_NAME = ".building"
 
@@ -58,12 +58,10 @@ def put_record(url: str, name: str, content: bytes) -> None:
 
 def find(key: str, unit: Unit, image_root: str) -> Built | None:
     """What became of a unit with this key, its shard now where the unit wants it; None where it must be done again."""
-    try:
-        built, split = from_bytes(read_record(unit.url, key), key)
-    except NOT_OURS:  # not there, or spoilt
+    found = kept(key, lambda: read_record(unit.url, key), image_root)
+    if found is None:
         return None
-    if not are_same_images(built, image_root):
-        return None
+    built, split = found
     if built.shard is None:
         return built
     for at in (_staged(unit.url, built.shard), _published(unit.url, split, built.shard.path)):

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,10 @@ def keep_record(cache: Path, name: str, content: bytes) -> None:
 def find(key: str, unit: Unit, image_root: str) -> Built | None:
     """What became of a unit with this key, its shard now where the unit wants it; None where it must be done again."""
     for cache in unit.caches:
-        try:
-            built, split = from_bytes((cache / UNITS_NAME / key).read_bytes(), key)
-        except NOT_OURS:  # not there, or spoilt
+        found = kept(key, (cache / UNITS_NAME / key).read_bytes, image_root)
+        if found is None:
             continue
-        if not are_same_images(built, image_root):
-            continue
+        built, split = found
         if built.shard is None:
             return built
         for other in unit.caches:
@@ -127,7 +125,17 @@ def find(key: str, unit: Unit, image_root: str) -> Built | None:
     return None
 
 
-def are_same_images(built: Built, image_root: str) -> bool:
+def kept(key: str, read: Callable[[], bytes], image_root: str) -> tuple[Built, str] | None:
+    """The unit with this key that `read` gives, and its split; None where it is not there, or spoilt, or its images are
+    not any more the files that they were."""
+    try:
+        built, split = _from_bytes(read(), key)
+    except NOT_OURS:
+        return None
+    return (built, split) if _are_same_images(built, image_root) else None
+
+
+def _are_same_images(built: Built, image_root: str) -> bool:
     """Whether the images are the files that they were; of those at fault that cannot be told."""
     if built.images is None:
         return False
@@ -204,7 +212,7 @@ def to_bytes(built: Built, split: str) -> bytes:
     return json.dumps(head).encode() + b"\n" + tally.rows.tobytes() + tally.image_keys.tobytes()
 
 
-def from_bytes(content: bytes, key: str) -> tuple[Built, str]:
+def _from_bytes(content: bytes, key: str) -> tuple[Built, str]:
     """The unit and its split of which `to_bytes` has made `content`. Raises one of `NOT_OURS` where none is."""
     first, _, columns = content.partition(b"\n")
     head: dict[str, Any] = json.loads(first)
