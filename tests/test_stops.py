@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import TinyModel, make_record, write_jsonl
 
-from kto_data import validate
+from kto_data import examine
 from kto_data.cli import main
 
 LINE = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": true}\n'
@@ -89,7 +89,7 @@ def test_a_bug_of_ours_is_neither_a_finding_nor_a_usage_error(
         raise RuntimeError("not foreseen")
 
     broken = write_jsonl(tmp_path / "broken.jsonl", [make_record(label="true")])
-    monkeypatch.setattr(validate, "note", crash)  # no rule: what one of those raises is a finding
+    monkeypatch.setattr(examine, "note", crash)  # no rule: what one of those raises is a finding
     assert main(["validate", str(broken), "--jobs", "1"]) == 101
     err = capsys.readouterr().err
     assert "not foreseen" in err
