@@ -37,6 +37,11 @@ class Bin(NamedTuple):
     desirable: int
     undesirable: int
 
+    @property
+    def words(self) -> str:
+        """The values that belong to it: "1,000 to 1,499", or the one that does."""
+        return f"{self.low:,}" if self.high == self.low + 1 else f"{self.low:,} to {self.high - 1:,}"
+
 
 class Separation(NamedTuple):
     """How well a property alone tells the labels apart.

@@ -127,14 +127,14 @@ def _distribution_lines(title: str, distribution: Distribution, paint: Paint) ->
     yield from quantile_lines(title, distribution, paint)
     yield ""
     most = max(max(entry.desirable, entry.undesirable) for entry in distribution.bins)
-    width = max(len(f"{entry.low:,} to {entry.high - 1:,}") for entry in distribution.bins)
+    width = max(len(entry.words) for entry in distribution.bins)
     yield f"  {'':>{width}}  {'desirable':<{_HALF_BAR + 10}} {'undesirable'}"
     for entry in distribution.bins:
         sides = [
             f"{paint(f'{bar(number, most, _HALF_BAR):<{_HALF_BAR}}', color)} {number:>9,}"
             for number, color in ((entry.desirable, _GREEN), (entry.undesirable, _YELLOW))
         ]
-        yield f"  {f'{entry.low:,} to {entry.high - 1:,}':>{width}}  {' '.join(sides)}"
+        yield f"  {entry.words:>{width}}  {' '.join(sides)}"
 
 
 def _repeat_lines(split: SplitSurvey, paint: Paint) -> Iterator[str]:

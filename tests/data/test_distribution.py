@@ -81,3 +81,8 @@ def test_sources_of_one_label_tell_everything() -> None:
 def test_few_samples_exceed_nothing() -> None:
     assert not Separation(1.0, 0.3).exceeds(0.7)
     assert Separation(0.1, 0.05).exceeds(0.7)
+
+
+@pytest.mark.parametrize(("low", "high", "words"), [(0, 1, "0"), (1, 10, "1 to 9"), (1000, 1500, "1,000 to 1,499")])
+def test_a_bin_is_named_by_the_values_that_belong_to_it(low: int, high: int, words: str) -> None:
+    assert Bin(low, high, 1, 1).words == words
