@@ -79,6 +79,7 @@ def test_bad_rows_stop_the_conversion_and_leave_the_output_as_it_was(capsys: pyt
     out, err = capsys.readouterr()
     assert [line.split()[:2] for line in out.splitlines()] == [["data.jsonl:2:", "KTO402"], ["data.jsonl:3:", "KTO101"]]
     assert "nothing is written: 2 rows have errors, of 3 (KTO402 1, KTO101 1)" in err
+    assert "or: ktodata validate --fix, which mends KTO402\n" in err
 
 
 def test_bad_rows_are_rejected_with_their_reason_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +103,9 @@ def test_an_output_without_a_row_is_not_written(capsys: pytest.CaptureFixture[st
     assert os.listdir() == ["data.jsonl"]
     assert convert(str(write_jsonl(Path("blank.jsonl"), [b"", b" "])), "--output", "out.jsonl") == 2
     assert not Path("out.jsonl").exists()
-    assert "nothing is written: 1 row has errors, of 1 (KTO101 1)" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "nothing is written: 1 row has errors, of 1 (KTO101 1)" in err
+    assert "--fix" not in err
 
 
 def test_nothing_is_written_over_the_input() -> None:

@@ -142,17 +142,22 @@ def _silent(findings: Sequence[Finding]) -> None:
 
 def _say_why_not(done: Rewriting) -> None:
     from kto_data.report.conversion import codes_text
+    from kto_data.rules import ALL_RULES
+    from kto_data.rules.base import Fix
 
     sys.stdout.flush()
     bad = done.num_rows - done.num_written
     what = "row has" if bad == 1 else "rows have"
     codes = codes_text(dict(done.error_codes.most_common()))
     print(f"ktodata: nothing is written: {bad:,} {what} errors, of {done.num_rows:,} ({codes})", file=sys.stderr)
+    mended = [rule.code for rule in ALL_RULES if rule.fix is Fix.SAFE and rule.code in done.error_codes]
     keep = "--keep-errors writes those that can be read"
     if done.num_rejected:
         print(f"  try: {keep}", file=sys.stderr)
     else:
         print(f"  try: --rejects FILE leaves such rows out, {keep}", file=sys.stderr)
+    if mended:
+        print(f"  or: ktodata validate --fix, which mends {', '.join(mended)}", file=sys.stderr)
 
 
 def _next(inputs: Sequence[Input], output: Path, done: Rewriting) -> Iterator[str]:

@@ -35,6 +35,7 @@ def mixed_formats(facts: DatasetFacts) -> Iterator[Defect]:
     """All records of a dataset must have the same format.
 
     Trainers look at the first record to decide how to read the others; column-wise readers fill the gaps with nulls.
+    `ktodata convert` writes records of all formats in one.
 
     Bad:  one record with `messages`, the next with `prompt` and `completion`
     Good: one format throughout
