@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import KTOConfig
 
 from kto_data.balance import AdmissibleWeights
@@ -26,6 +27,8 @@ def check_library_fields(config: TrainConfig) -> None:
     for problem in value_problems(config.kto):
         raise ConfigError(problem.message)
     _check_model_settings(config.kto.get("model_init_kwargs") or {})
+    if isinstance(config.kto.get("accelerator_config"), dict):  # else a file, which transformers reads
+        check_fields(config.kto["accelerator_config"], AcceleratorConfig, "kto.accelerator_config")
     if config.lora is not None:
         check_fields(config.lora, LoraConfig, "lora")
 
@@ -72,6 +75,8 @@ def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: b
             _start_deepspeed_without_a_device()
     try:
         return KTOConfig(**settings)
+    except OSError as error:  # of a file that is named in place of its settings
+        raise ConfigError(f"kto: {error.filename}: {error.strerror}") from None
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"kto: {' '.join(str(error).split())}") from None
 

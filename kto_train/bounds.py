@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ _AT_LEAST: dict[str, int] = {
     "pad_to_multiple_of": 1,
     "dataloader_num_workers": 0,
 }
+_OPTIM_ARGS = re.compile(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*")
 _ABOVE_ZERO = ("learning_rate", "beta", "num_train_epochs")
 
 
@@ -31,6 +33,8 @@ def value_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("max_steps", "at least 1, or -1 for whole epochs", kto["max_steps"])
     if isinstance(kto.get("loss_type"), str) and kto["loss_type"] not in _LOSSES:
         yield _problem("loss_type", " or ".join(_LOSSES), kto["loss_type"])
+    if kto.get("optim_args") and not _OPTIM_ARGS.fullmatch(str(kto["optim_args"])):
+        yield _problem("optim_args", "name=value, with commas between", kto["optim_args"])
 
 
 def _problem(key: str, allowed: str, value: object) -> Problem:

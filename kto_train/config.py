@@ -243,7 +243,7 @@ def field_problems(given: Mapping[str, Any], names: Collection[str], dataclass: 
             yield Problem(f"kto.{key}", f"kto.{key} is decided elsewhere", RESERVED_KTO_KEYS[key])
         elif key not in names:
             yield Problem(
-                f"{within}.{key}", unknown_key(key, names, within=within), f"{within} takes {dataclass}'s fields"
+                f"{within}.{key}", unknown_key(str(key), names, within=within), f"{within} takes {dataclass}'s fields"
             )
 
 

@@ -109,6 +109,7 @@ def make_plan(config: TrainConfig) -> Plan:
         from kto_train.dataset import load_cache, read_rows
         from kto_train.groups import make_groups
         from kto_train.strategy import quantization_config
+        from kto_train.trials import try_settings, unused_settings
 
         check_library_fields(config)
         quantization_config(config)
@@ -123,6 +124,7 @@ def make_plan(config: TrainConfig) -> Plan:
         checks.check_trackers(args.report_to)
         groups = make_groups(rows, args, manifest.max_length, by_length=config.group_by_length)
         num_steps = _num_steps(args, groups)
+        try_settings(args, num_steps)
     if "logging_steps" not in config.kto and num_steps <= _FEW_STEPS:
         args.logging_steps = 1
     return Plan(
@@ -133,7 +135,7 @@ def make_plan(config: TrainConfig) -> Plan:
         groups=groups,
         balance=balance,
         num_steps=num_steps,
-        warnings=tuple(checks.warnings_of(config, args, balance)),
+        warnings=(*checks.warnings_of(config, args, balance), *unused_settings(args)),
     )
 
 

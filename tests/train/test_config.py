@@ -167,6 +167,14 @@ def test_good_fields_pass() -> None:
         ({"loss_type": "dpo"}, "kto.loss_type must be kto or apo_zero_unpaired, not 'dpo'"),
         ({"model_init_kwargs": {"dtype": "float99"}}, "kto.model_init_kwargs.dtype: torch has no type 'float99'"),
         ({"model_init_kwargs": "{}"}, "kto.model_init_kwargs must be a mapping, not '{}'"),
+        ({"optim_args": "momentum"}, "kto.optim_args must be name=value, with commas between, not 'momentum'"),
+        ({"optim_args": "a=1=2"}, "kto.optim_args must be name=value, with commas between, not 'a=1=2'"),
+        ({"optim_args": "a=1,"}, "kto.optim_args must be name=value, with commas between, not 'a=1,'"),
+        ({"accelerator_config": {1: True}}, "unknown key kto.accelerator_config.1"),
+        (
+            {"accelerator_config": {"even_batch": True}},
+            "unknown key kto.accelerator_config.even_batch; did you mean kto.accelerator_config.even_batches?",
+        ),
     ],
 )
 def test_a_value_that_no_training_can_be_made_with_is_refused(given: dict[str, object], told: str) -> None:
@@ -177,6 +185,7 @@ def test_a_value_that_no_training_can_be_made_with_is_refused(given: dict[str, o
 
 def test_a_number_at_its_bound_passes() -> None:
     least = {"per_device_train_batch_size": 1, "dataloader_num_workers": 0, "max_steps": -1, "beta": 1e-9}
+    least |= {"optim_args": "momentum=0.9, nesterov=true"}
     assert list(value_problems(least)) == []
 
 

@@ -243,6 +243,8 @@ def test_a_full_disk_is_one_line(limit: int, text_cache: Path, tiny_model: TinyM
     [
         ({"fsdp": "full_shard"}, "kto.fsdp spreads the weights over devices, and this machine has none"),
         ({"model_init_kwargs": {"number": 3}}, "kto.model_init_kwargs: .*unexpected keyword argument 'number'"),
+        ({"accelerator_config": "none.json"}, "kto: none.json: No such file or directory"),
+        ({"lr_scheduler_kwargs": {"number": 3}}, "kto.lr_scheduler_kwargs, of linear: .*argument 'number'"),
         ({"optim": "apollo_adamw"}, "a setting under kto needs another package: .*apollo_torch"),
         ({"push_to_hub": True}, "the hub cannot be reached: .*offline mode"),
     ],
