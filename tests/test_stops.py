@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ def interrupted(*arguments: str) -> tuple[int, str]:
         assert run.stdin is not None
         run.stdin.write(LINE * 20_000)
         run.stdin.flush()
-        time.sleep(1)
         os.kill(run.pid, signal.SIGINT)
         _, err = run.communicate(timeout=60)
     return run.returncode, err.decode()
