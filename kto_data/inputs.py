@@ -13,8 +13,9 @@ from kto_data.chunk import Chunk
 from kto_data.dataset_info import load_dataset_info
 from kto_data.errors import UsageError
 from kto_data.formats import Layout, make_layout
+from kto_data.opening import open_source
 from kto_data.paths import TRAIN, Say, named_files
-from kto_data.source import STDIN, Source, open_source
+from kto_data.source import STDIN, Source
 
 
 @dataclass(frozen=True, slots=True)

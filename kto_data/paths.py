@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kto_data import storage
 from kto_data.errors import InputError, UsageError
-from kto_data.source import STDIN, SUFFIXES, kind_of
+from kto_data.opening import SUFFIXES, kind_of
+from kto_data.source import STDIN
 
 TRAIN = "train"
 """The split that is trained on: of a file where the user says nothing else."""

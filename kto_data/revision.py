@@ -16,7 +16,8 @@ from kto_data.baseline import Baseline
 from kto_data.check import CheckSettings
 from kto_data.errors import InputError, UsageError
 from kto_data.inputs import Input
-from kto_data.source import STDIN, open_source
+from kto_data.opening import open_source
+from kto_data.source import STDIN
 from kto_data.triage import Triage
 from kto_data.validate import validate
 

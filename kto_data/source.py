@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import orjson
 
-from kto_data import compression, json_array, parquet, storage
-from kto_data.chunk import READ_BYTES, Chunk, SourceKind, reading, unreadable
+from kto_data import compression, json_array, parquet
+from kto_data.chunk import READ_BYTES, Chunk, SourceKind, reading
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
-from kto_data.local_copy import LocalCopy, local_copy
-from kto_data.missing import missing_file
-from kto_data.safe_text import encodable
 from kto_data.storage import FileState
 
 STDIN = "-"
@@ -37,8 +31,6 @@ MAX_LINE_BYTES = json_array.MAX_RECORD_BYTES
 
 _CHUNK_BYTES = 1 << 24  # where lines are long, a chunk has fewer of them
 
-SUFFIXES = {f".{kind}": kind for kind in SourceKind if kind is not SourceKind.STDIN}
-"""What file names end with, and the kind each speaks of."""
 _ARRAYS = {
     SourceKind.JSON: SourceKind.JSONL,
     SourceKind.JSON_GZ: SourceKind.JSONL_GZ,
@@ -77,6 +69,19 @@ class Source:
             yield chunk
         if empty:
             raise no_rows(self.path)
+
+    def as_it_is(self) -> Source:
+        """The source, of the kind that its content is: a `.json` file may hold JSON lines, and its first line with text
+        is an object by itself then. Raises `InputError` where it cannot be read."""
+        if self.kind not in _ARRAYS:
+            return self
+        with _open_stream(self) as file, compression.telling_damage(self.path, lambda: 1):
+            first = next((line for line in _lines_of(file) if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
+        try:
+            holds_lines = isinstance(orjson.loads(first.removeprefix(BYTE_ORDER_MARK)), dict)
+        except orjson.JSONDecodeError:
+            holds_lines = False
+        return replace(self, kind=_ARRAYS[self.kind]) if holds_lines else self
 
     @property
     def is_read_by_chunks(self) -> bool:
@@ -199,71 +204,10 @@ class Source:
             )
 
 
-def open_source(path: str) -> Source:
-    """The source at `path`: a file of a known suffix, its URL, or `-` for JSON lines on standard input.
-
-    A `.json` file that holds JSON lines is read as such; what lies at a URL is fetched now. Raises `InputError` where
-    the file is missing, no file, of an unknown suffix, unreadable or empty.
-    """
-    if path == STDIN:
-        return Source(path=path, kind=SourceKind.STDIN, local="")
-    if encodable(path) != path:
-        raise InputError(f"the name of {path} is not UTF-8", hint="rename it: no report could hold the name")
-    kind = kind_of(path)
-    local, copied = _fetched(path) if storage.is_url(path) and kind else (path, None)
-    try:
-        status = os.stat(local)
-    except OSError as error:
-        raise missing_file(path) if isinstance(error, FileNotFoundError) else unreadable(path, error) from None
-    except ValueError:  # a NUL character
-        raise missing_file(path) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a directory", hint="name its data files one by one")
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a regular file", hint="pipe it in and read standard input: `-`")
-    if kind is None:
-        raise InputError(
-            f"{path}: unknown kind of file '{Path(path).suffix}'",
-            hint=f"known are {', '.join(SUFFIXES)}; for JSON lines of another name: `… - < {path}`",
-        )
-    source = Source(path=path, kind=kind, local=local, copied=copied)
-    with reading(path), open(local, "rb") as file:
-        if not file.read(1):
-            raise no_rows(path)
-    if kind in _ARRAYS and _holds_lines(source):
-        return replace(source, kind=_ARRAYS[kind])
-    return source
-
-
-def kind_of(path: str) -> SourceKind | None:
-    """The kind of file that the suffix of a path or URL speaks of; None of an unknown one."""
-    name = urlsplit(path).path if storage.is_url(path) else path
-    return next((kind for suffix, kind in SUFFIXES.items() if name.lower().endswith(suffix)), None)
-
-
-def _fetched(url: str) -> LocalCopy:
-    try:
-        return local_copy(url)
-    except FileNotFoundError:
-        raise missing_file(url) from None
-    except OSError as error:
-        raise unreadable(url, error) from None
-
-
 def no_rows(path: str) -> InputError:
     """The error for an input without any record."""
     name = "standard input" if path == STDIN else path
     return InputError(f"{name} has no rows", hint="check that whatever wrote it was finished")
-
-
-def _holds_lines(source: Source) -> bool:
-    """Whether a `.json` file holds JSON lines: its first line with text is an object by itself."""
-    with _open_stream(source) as file, compression.telling_damage(source.path, lambda: 1):
-        first = next((line for line in _lines_of(file) if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
-    try:
-        return isinstance(orjson.loads(first.removeprefix(BYTE_ORDER_MARK)), dict)
-    except orjson.JSONDecodeError:
-        return False
 
 
 def _lines_of(file: BinaryIO) -> Iterator[bytes]:

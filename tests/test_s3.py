@@ -25,7 +25,7 @@ from kto_data import storage
 from kto_data.chunk import Chunk
 from kto_data.cli import main
 from kto_data.errors import CacheError, InputError
-from kto_data.source import open_source
+from kto_data.opening import open_source
 from kto_train import load_cache
 from kto_train.images import ImageFiles
 

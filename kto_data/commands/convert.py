@@ -96,7 +96,7 @@ def _names(inputs: Sequence[Input]) -> list[str]:
 def _check_places(inputs: Sequence[Input], output: Path, rejects: Path | None, report: Path | None) -> None:
     """Raises `UsageError` where a file is no place for what it is to hold, or holds something else already."""
     from kto_data.chunk import SourceKind
-    from kto_data.source import kind_of
+    from kto_data.opening import kind_of
 
     lines = (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)
     if output != _STDOUT and kind_of(str(output)) not in lines:

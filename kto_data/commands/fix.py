@@ -147,7 +147,7 @@ def _image_root(
 
 
 def _outputs(mending: Mending, outlet: Outlet) -> tuple[Input, ...]:
-    from kto_data.source import open_source
+    from kto_data.opening import open_source
 
     return tuple(
         file.now if path == _STDOUT else replace(file.original, source=open_source(_named(path, file.original, outlet)))

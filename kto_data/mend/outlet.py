@@ -17,8 +17,9 @@ from kto_data.inputs import Input
 from kto_data.mend.copies import MendedFile
 from kto_data.mend.lines import is_row, raw_lines, without_end
 from kto_data.mend.rounds import Mending
+from kto_data.opening import kind_of
 from kto_data.rejects import reject_entry
-from kto_data.source import STDIN, kind_of
+from kto_data.source import STDIN
 from kto_data.writing import whole_file
 
 _LINES = (SourceKind.JSONL, SourceKind.JSONL_GZ, SourceKind.JSONL_ZST)

@@ -18,7 +18,7 @@ from kto_data import json_array
 from kto_data.chunk import Line, SourceKind
 from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
-from kto_data.source import open_source
+from kto_data.opening import open_source
 
 json_values = st.recursive(
     st.none()
@@ -302,6 +302,8 @@ _GZIPPED = gzip.compress(b"\n".join(str(i * 7919 % 10007).encode() for i in rang
         (_fifo, "{path} is not a regular file", "pipe it in and read standard input: `-`"),
         (_written("rows.csv", b"a"), "{path}: unknown kind of file '.csv'", None),
         (_written("rows.jsonl", b""), "{path} has no rows", None),
+        (_written("rows.jsonl", gzip.compress(b"{}")), "{path} is compressed with gzip", "end its name with .gz"),
+        (_written("rows.json", "[]".encode("utf-16")), "{path} is text in UTF-16", None),
         (_written("rows.json", b" [\n] "), "{path} has no rows", None),
         (_written("rows.json", b" \n "), "{path} has no rows", None),
         (_written("rows.jsonl.gz", gzip.compress(b"")), "{path} has no rows", None),
@@ -321,6 +323,13 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path: Path, make: Any, what: 
     assert caught.value.hint
     if hint is not None:
         assert caught.value.hint == hint.format(folder=tmp_path)
+
+
+def test_of_a_url_it_is_told_that_its_suffix_is_unknown(tmp_path: Path) -> None:
+    url = f"file://{_written('rows.csv', b'a')(tmp_path)}"
+    with pytest.raises(InputError, match=r"rows\.csv: unknown kind of file '\.csv'") as caught:
+        open_source(url)
+    assert "< file://" not in caught.value.hint
 
 
 def test_the_line_that_a_damaged_file_was_read_to_is_named(tmp_path: Path) -> None:

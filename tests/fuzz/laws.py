@@ -16,11 +16,11 @@ from kto_data.formats import Format, Layout
 from kto_data.image import ImageCheck, load_upright, probe
 from kto_data.inputs import Input
 from kto_data.noting import describe, note
+from kto_data.opening import open_source
 from kto_data.report.text import Paint, concise_line, full_report
 from kto_data.rules import ALL_RULES
 from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.rules.facts import DatasetFacts
-from kto_data.source import open_source
 from kto_data.validate import validate
 
 EVERY_RULE = frozenset(rule.code for rule in ALL_RULES)
