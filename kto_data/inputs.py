@@ -138,7 +138,7 @@ def common_folder(inputs: Iterable[Input]) -> str:
 
     Raises `UsageError` where there is more than one.
     """
-    folders = {_folder(entry.source.path) for entry in inputs}
+    folders = {folder_of(entry.source.path) for entry in inputs}
     if len(folders) > 1:
         shown = ", ".join(sorted(folders)[:2])
         raise UsageError(
@@ -148,7 +148,8 @@ def common_folder(inputs: Iterable[Input]) -> str:
     return folders.pop()
 
 
-def _folder(path: str) -> str:
+def folder_of(path: str) -> str:
+    """The folder that a data file is in, resolved, or its URL; of standard input the current one."""
     if path == STDIN:
         return os.path.realpath(os.curdir)
     if storage.is_url(path):

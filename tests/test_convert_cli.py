@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import make_record, write_jsonl
 
+from kto_data import storage
 from kto_data.cli import main
 from kto_data.inputs import open_inputs
 from kto_data.mend.lines import raw_lines
@@ -68,6 +69,16 @@ def test_folders_and_packed_arrays_are_read_whole() -> None:
     Path("in/b.json.gz").write_bytes(gzip.compress(json.dumps([make_record(id="b"), make_record(id="c")]).encode()))
     assert convert("in", "--output", "out.jsonl", "--quiet") == 0
     assert [row["id"] for row in records("out.jsonl")] == ["a", "b", "c"]
+
+
+def test_the_next_command_names_where_the_images_of_data_at_a_url_start(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A cat."}]
+    data = write_jsonl(Path("in/data.jsonl"), [make_record(messages=turns, images=["a.png"])])
+    assert convert(f"file://{data.resolve()}", "--output", "out.jsonl") == 0
+    assert f"next: ktodata validate out.jsonl --image-root {data.resolve().parent}\n" in capsys.readouterr().err
+    storage.put("memory://in/data.jsonl", data.read_bytes())
+    assert convert("memory://in/data.jsonl", "--output", "out.jsonl") == 0
+    assert "next: ktodata validate out.jsonl --image-root memory://in\n" in capsys.readouterr().err
 
 
 def test_bad_rows_stop_the_conversion_and_leave_the_output_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,9 +162,10 @@ def _say_why_not(done: Rewriting) -> None:
 
 def _next(inputs: Sequence[Input], output: Path, done: Rewriting) -> Iterator[str]:
     """What to do with the file: image paths go on to start where they did."""
+    from kto_data.inputs import folder_of
     from kto_data.source import STDIN
 
-    folders = {os.path.realpath(os.path.dirname(name)) for name in _names(inputs) if name != STDIN}
+    folders = {folder_of(name) for name in _names(inputs) if name != STDIN}
     own = os.path.realpath(output.parent)
     is_elsewhere = done.has_images and len(folders) == 1 and folders != {own}
     root = f" --image-root {as_word(folders.pop())}" if is_elsewhere else ""
