@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    cache: Annotated[Path, typer.Argument(help="Folder that `ktodata preprocess` made.")],
+    folder: Annotated[str, typer.Argument(metavar="CACHE", help="Folder that `ktodata preprocess` made.")],
     *,
     split: Annotated[str, typer.Option(help="The split to look at.")] = "train",
     row: Annotated[
@@ -57,11 +57,13 @@ def inspect(
     if row and (label is not None or head is not None):
         raise UsageError("--row names rows, and --label and --head choose them", hint="give one or the other")
     from kto_data.commands.output import wants_color
-    from kto_data.commands.places import refuse_within
+    from kto_data.commands.places import refuse_cache_at_url, refuse_within
     from kto_data.manifest import read_manifest
     from kto_data.report.cached_rows import row_lines
     from kto_data.report.text import Paint
 
+    refuse_cache_at_url(folder)
+    cache = Path(folder)
     refuse_within(cache, [("--html", html)])
     manifest = read_manifest(cache)
     if split not in manifest.splits:

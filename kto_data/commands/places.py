@@ -35,6 +35,17 @@ def refuse_within(cache: Path, places: Iterable[Place]) -> None:
             raise UsageError(f"{option} {path} is in the cache", hint="name a file outside of it")
 
 
+def refuse_cache_at_url(given: str) -> None:
+    """Raises `UsageError` where the cache whose rows or report are to be shown is named by a URL."""
+    from kto_data.storage import is_url
+
+    if is_url(given):
+        raise UsageError(
+            f"{given} is a URL, and a cache is shown from a folder",
+            hint="copy it to this machine first; its report is report.html, and .md, beside its manifest.json",
+        )
+
+
 def image_folder(given: str | None) -> str | None:
     """The folder, resolved, or the URL that --image-root names. Raises `InputError` where it is neither, and
     `UsageError` where the protocol of the URL is unknown."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kto_data.commands import options
-from kto_data.commands.places import refuse_shared, refuse_within
+from kto_data.commands.places import refuse_cache_at_url, refuse_shared, refuse_within
 from kto_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,8 +88,14 @@ def stats(
 
 
 def _as_cache(paths: Sequence[str]) -> Path | None:
+    from kto_data import storage
     from kto_data.manifest import MANIFEST_NAME
+    from kto_data.opening import kind_of
 
+    if len(paths) == 1 and storage.is_url(paths[0]) and kind_of(paths[0]) is None:
+        with suppress(OSError):  # of what cannot be reached it is told where it is opened
+            if storage.is_file(storage.join(paths[0], MANIFEST_NAME)):
+                refuse_cache_at_url(paths[0])
     if len(paths) == 1 and os.path.isfile(os.path.join(paths[0], MANIFEST_NAME)):
         return Path(paths[0])
     return None
