@@ -16,6 +16,9 @@ _AT_LEAST: dict[str, int] = {
     "gradient_accumulation_steps": 1,
     "pad_to_multiple_of": 1,
     "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
+    "neftune_noise_alpha": 0,
+    "ref_model_sync_steps": 1,
 }
 _OPTIM_ARGS = re.compile(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*")
 _ABOVE_ZERO = ("learning_rate", "beta", "num_train_epochs")

@@ -58,6 +58,8 @@ RESERVED_KTO_KEYS: dict[str, str] = {
     "train_sampling_strategy": "leave it out: KL groups decide the order; see `group_by_length` at the top",
     "auto_find_batch_size": "leave it out: KL groups are made before; --dry-run estimates what fits",
     "dataloader_drop_last": "leave it out: KL groups hold every row",
+    "dataloader_in_order": "leave it out: KL groups are trained in their order",
+    "parallelism_config": "leave it out: `deepspeed: z3` spreads the weights",
     "remove_unused_columns": "leave it out: the cache has no columns to spare",
     "resume_from_checkpoint": "set `resume` at the top",
     "deepspeed": "set `deepspeed` at the top",

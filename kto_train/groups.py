@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -110,6 +110,17 @@ class GroupBatchSampler:
         order = range(len(self.groups)) if self.seed is None else self.groups.epoch_order(self.seed, self.epoch)
         for group in order:
             yield self.groups[int(group)]
+
+
+def worker_settings(args: KTOConfig) -> dict[str, Any]:
+    """What `args` says of the processes that load batches, as `DataLoader` takes it."""
+    return {
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory,
+        "persistent_workers": args.dataloader_persistent_workers,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "multiprocessing_context": args.dataloader_multiprocessing_context,
+    }
 
 
 def build_groups(

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import KTOTrainer
 
+from kto_data.errors import ConfigError
 from kto_train.checkpoint import seal
 from kto_train.window import restore_window, save_window
 
@@ -66,6 +67,16 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
             return
         with _same_dtypes(self.model):
             super()._load_best_model()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether these are the best so far. Raises `ConfigError` where what is to be compared is not among them."""
+        try:
+            return bool(super()._determine_best_metric(metrics, trial))
+        except KeyError:
+            known = ", ".join(sorted(metrics))
+            raise ConfigError(
+                f"metric_for_best_model is {self.args.metric_for_best_model}, which no evaluation measures", hint=known
+            ) from None
 
     def _is_whole(self, model: Any) -> bool:
         """Whether a checkpoint holds all weights of the model, as `from_pretrained` takes them."""

@@ -37,7 +37,7 @@ from kto_train.columns import (
     TOKEN_TYPE_KEYS,
 )
 from kto_train.dataset import Cache, read_rows
-from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups
+from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worker_settings
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors
 from kto_train.resumable import ResumableKTOTrainer
@@ -132,15 +132,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         return self._group_dataloader(dataset, GroupBatchSampler(self._groups_of(dataset, EVAL), seed=None))
 
     def _group_dataloader(self, dataset: Dataset, sampler: GroupBatchSampler) -> DataLoader[Any]:
-        loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-        )
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator, **worker_settings(self.args))
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 
@@ -245,7 +237,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
+            **worker_settings(self.args),
             # Its own: drawing a seed from the global one would make a run that computes differ from one that reuses.
             generator=torch.Generator(),
         )

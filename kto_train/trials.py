@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import GradientAccumulationPlugin
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import Trainer, get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
@@ -22,6 +23,7 @@ from trl import KTOConfig
 
 from kto_data.errors import ConfigError, first_line
 from kto_train.config import check_fields
+from kto_train.groups import worker_settings
 
 _ACCELERATOR = "kto.accelerator_config"
 _CHECKPOINTING = "kto.gradient_checkpointing_kwargs"
@@ -37,6 +39,12 @@ def try_settings(args: KTOConfig, num_steps: int) -> None:
     _try_checkpointing(args.gradient_checkpointing_kwargs or {})
     _try_schedule(args, num_steps)
     _try_optimizer(args)
+    _try_loader(args)
+    _try_compiler(args)
+    try:
+        args.get_process_log_level()
+    except KeyError as error:
+        raise ConfigError(f"kto.log_level: transformers has no level {error}") from None
 
 
 def unused_settings(args: KTOConfig) -> Iterator[str]:
@@ -110,6 +118,22 @@ def _try_optimizer(args: KTOConfig) -> None:
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         within = f"kto.{'optim_args' if args.optim_args else 'optim'}, of {_optimizer(args)}"
         raise ConfigError(f"{within}: {first_line(error)}") from None
+
+
+def _try_loader(args: KTOConfig) -> None:
+    try:
+        DataLoader(TensorDataset(torch.zeros(1)), **worker_settings(args))
+    except ValueError as error:
+        raise ConfigError(f"kto: the settings of the data workers do not go together: {first_line(error)}") from None
+
+
+def _try_compiler(args: KTOConfig) -> None:
+    if not args.torch_compile:
+        return
+    try:
+        torch.compile(torch.neg, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+    except RuntimeError as error:
+        raise ConfigError(f"kto.torch_compile_mode: {first_line(error)}") from None
 
 
 def _optimizer(args: KTOConfig) -> str:

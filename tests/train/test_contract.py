@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 OVERRIDES = (
     "_prepare_dataset", "_set_signature_columns_if_needed", "_precompute_ref_logps", "_load_from_checkpoint",
     "compute_ref_log_probs", "get_train_dataloader", "get_eval_dataloader", "create_model_card", "_load_best_model",
-    "_run_epoch",
+    "_run_epoch", "_determine_best_metric",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from test_loss_equality import TRAINED, make_args
 from tiny_models import IMAGE_FAMILIES
 from transformers import BitsAndBytesConfig
 
+from kto_data.errors import ConfigError
 from kto_train import Cache, CachedKTOTrainer, load_cache
 
 pytestmark = pytest.mark.slow
@@ -107,6 +108,17 @@ def test_the_best_weights_are_those_that_are_left(
         changed[step] = [name for name, value in found.model.state_dict().items() if not torch.equal(value, left[name])]
     assert changed[1] == []
     assert changed[3]
+
+
+def test_a_metric_that_no_evaluation_measures_is_told_with_those_that_are(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model = tiny_model("text")
+    cache = load_cache(make_cache(tmp_path, model, text_records(4), text_records(4, first=50)))
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
+    with pytest.raises(ConfigError, match="metric_for_best_model is f1, which no evaluation measures") as raised:
+        trained(model, cache, tmp_path / "run", lora=False, metric_for_best_model="f1", **settings)
+    assert "eval_loss" in raised.value.hint.split(", ")
 
 
 @pytest.mark.parametrize(
