@@ -21,6 +21,7 @@ from multiprocessing import active_children, get_context, parent_process
 
 from kto_data.engine.contract import Result, Unit, Work, in_order
 from kto_data.errors import InputError
+from kto_data.startup import collect_less_garbage, less_garbage_collection
 
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
 """What libraries are told by how many threads they may start; they read it once, before the first line of a worker."""
@@ -46,7 +47,8 @@ def run(work: Work[Unit, Result], units: Iterable[Unit], *, jobs: int) -> Iterat
     if is_short:  # starting a process costs more than one unit is worth
         if work.initializer is not None:
             work.initializer(*work.initargs)
-        yield from map(work.call, units)
+        with less_garbage_collection():
+            yield from map(work.call, units)
         return
     with _one_thread_each():
         method = "fork" if work.may_fork and _is_alone_in_process() else "spawn"
@@ -108,6 +110,7 @@ def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[objec
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     if initializer is not None:
         initializer(*initargs)
+    collect_less_garbage()
 
 
 def _leave_with_the_parent() -> None:

@@ -30,6 +30,7 @@ from typing import Any
 
 from kto_data.engine.contract import Opened, Result, Unit, Work, in_order
 from kto_data.errors import InputError, KtoDataError, UsageError, first_line
+from kto_data.startup import collect_less_garbage
 from kto_data.writing import writing_to
 
 _RETRIES = 3
@@ -231,6 +232,7 @@ class _Setup:
         work, initializer, initargs = pickle.loads(self.call)
         if initializer is not None:
             initializer(*initargs)
+        collect_less_garbage()
         result: Callable[[Any], object] = work
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -57,6 +58,16 @@ def test_an_exception_takes_the_place_of_its_unit(jobs: int) -> None:
 def test_a_dead_worker_is_a_named_error(may_fork: bool) -> None:
     with pytest.raises(InputError, match="worker process died"):
         list(local.run(Work(_die_on_three, may_fork=may_fork), range(8), jobs=2))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_where_units_are_worked_on_the_collector_passes_over_what_is_there_already(jobs: int) -> None:
+    assert all(count > 0 for count in local.run(Work(_frozen), range(3), jobs=jobs))
+    assert gc.get_freeze_count() == 0
+
+
+def _frozen(unit: int) -> int:
+    return gc.get_freeze_count()
 
 
 def test_units_are_drawn_no_faster_than_results_are_taken() -> None:

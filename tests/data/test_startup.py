@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kto_data.startup import import_on_first_use, no_garbage_collection
+from kto_data.startup import import_on_first_use, less_garbage_collection, no_garbage_collection
 
 NAME = "imported_later"
 
@@ -95,3 +95,28 @@ def test_a_collector_that_was_off_stays_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_collector_that_does_less_for_a_while_does_all_again_afterwards() -> None:
+    thresholds = gc.get_threshold()
+    with pytest.raises(ZeroDivisionError):
+        fail_while_it_does_less(thresholds[0])
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == thresholds
+
+
+def fail_while_it_does_less(usual: int) -> None:
+    with less_garbage_collection():
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold()[0] > usual
+        raise ZeroDivisionError
+
+
+def test_what_somebody_else_has_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        with less_garbage_collection():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
