@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
+import conftest  # noqa: F401  (the environment of the tests: before transformers looks for torchvision)
 import transformers
 import two_processes
 from accelerate.utils import gather_object
