@@ -254,6 +254,7 @@ def show(runs: dict[str, Run]) -> None:
 def measured(command: list[str], cache: str) -> Cost:
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = os.environ | ENVIRONMENT_VARIABLES
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # that of an installed package is kept
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = process.stderr.read()
