@@ -20,7 +20,14 @@ LINE = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "
 def interrupted(*arguments: str) -> tuple[int, str]:
     """Exit code and standard error of a command that reads standard input for ever, until it is interrupted."""
     command = [sys.executable, "-m", "kto_data", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores interrupts, and so would all that it starts: these tests too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as run:
         assert run.stdin is not None
         run.stdin.write(LINE * 20_000)
         run.stdin.flush()
