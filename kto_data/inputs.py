@@ -72,8 +72,8 @@ def paths_read(inputs: Sequence[Input], *others: str | Path | None) -> tuple[str
     return *files, *(os.fspath(path) for path in others if path is not None and os.path.exists(path))
 
 
-def about_how_many_chars(inputs: Iterable[Input]) -> int | None:
-    """About how many characters the records of all inputs have; None where the size of their files does not tell."""
+def num_bytes(inputs: Iterable[Input]) -> int | None:
+    """Bytes of the records of all inputs, and about as many characters; None where the size of a file does not tell."""
     sizes = [entry.source.num_bytes if entry.source.kind.tells_place else None for entry in inputs]
     return None if None in sizes else sum(filter(None, sizes))
 

@@ -16,7 +16,7 @@ from kto_data.check import CheckSettings, check_dataset
 from kto_data.chunk import Chunk, SourceKind
 from kto_data.column import Column
 from kto_data.finding import Finding, Severity
-from kto_data.inputs import Input
+from kto_data.inputs import Input, num_bytes
 from kto_data.lost import LOST_CODE
 from kto_data.manifest import InputFile, Shard
 from kto_data.packing import Packed
@@ -121,6 +121,7 @@ class InputSoFar:
     def __init__(self, split: str, file: Input) -> None:
         self.split = split
         self.file = file
+        self.size = num_bytes([file])  # bytes; None where its kind does not tell
         self.num_rows = 0
         self.num_units_drawn = 0
         self.num_units_done = 0
@@ -153,9 +154,11 @@ class InputSoFar:
 
 def share_done(files: Sequence[InputSoFar]) -> float | None:
     """About how much of all files is done, 0 to 1; None where their kinds do not tell."""
-    if not all(one.file.source.kind.tells_place for one in files):
-        return None
-    total = sum(one.file.source.num_bytes or 0 for one in files)
+    total = 0
+    for one in files:
+        if one.size is None:
+            return None
+        total += one.size
     return min(1.0, sum(one.bytes_done() for one in files) / total) if total else None
 
 

@@ -31,8 +31,8 @@ _WORDS = (
 _MAX_ADDED = 200  # added tokens that are tried each by itself
 
 
-def fast_after(num_chars: float | None) -> int | None:
-    """After how many characters fastokens is to be tried by a process that makes ids of about `num_chars`.
+def fast_after(num_chars: int | None, jobs: int = 1) -> int | None:
+    """After how many characters fastokens is to be tried by each of the processes that make ids of about `num_chars`.
 
     At once where it will pay, and never (None) where it will not. Of None, which is what nobody knows, as soon as it
     would have paid, which costs at most twice the better of the two.
@@ -40,7 +40,7 @@ def fast_after(num_chars: float | None) -> int | None:
     if num_chars is None:
         return FAST_AFTER_CHARS
     # Loaded, it still takes a tenth of the reference's time, and the reference's own on a sample.
-    return _AT_ONCE_AFTER_CHARS if num_chars * 0.8 > FAST_AFTER_CHARS else None
+    return _AT_ONCE_AFTER_CHARS if num_chars / jobs * 0.8 > FAST_AFTER_CHARS else None
 
 
 class WrongIdsError(Exception):

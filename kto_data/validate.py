@@ -17,7 +17,7 @@ from kto_data.engine.contract import Engine, Work
 from kto_data.errors import InputError
 from kto_data.examine import Unit, UnitReport, check_unit, lost, start
 from kto_data.finding import Finding, Location, Severity
-from kto_data.inputs import ALL_ROWS, Excerpt, Input, paths_read
+from kto_data.inputs import ALL_ROWS, Excerpt, Input, num_bytes, paths_read
 from kto_data.lost import LOST_CODE
 from kto_data.rules import ALL_RULES
 from kto_data.rules.facts import Cut, DatasetFacts
@@ -167,8 +167,7 @@ class _Reach:
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         """`inputs`: all that is to be read; none where that is not known."""
-        can_tell = all(entry.source.kind.tells_place for entry in inputs)
-        self._num_all = sum(entry.source.num_bytes or 0 for entry in inputs) if can_tell else 0
+        self._num_all = num_bytes(inputs) or 0
         self._num_done = 0
         self._under_way: deque[int] = deque()
 

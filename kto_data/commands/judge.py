@@ -35,11 +35,11 @@ def judge(
         sieve = make()
         return sieve, _run(inputs, excerpt, check, sieve.triage, jobs, settings, stream)
     from kto_data.chunk import SourceKind
-    from kto_data.inputs import ALL_ROWS, about_how_many_chars
+    from kto_data.inputs import ALL_ROWS, num_bytes
     from kto_data.text_ids import WrongIdsError, fast_after
 
-    num_chars = about_how_many_chars(inputs) if excerpt is ALL_ROWS else None
-    fast = replace(check, fast_after=fast_after(num_chars and num_chars / jobs))
+    num_chars = num_bytes(inputs) if excerpt is ALL_ROWS else None
+    fast = replace(check, fast_after=fast_after(num_chars, jobs))
     is_read_once = any(entry.source.kind is SourceKind.STDIN for entry in inputs)
     for attempt in (check,) if is_read_once else (fast, check):
         # What is said of tokens may have to be taken back: so it is printed once the run has ended.

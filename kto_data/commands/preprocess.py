@@ -99,7 +99,7 @@ def preprocess(
     from kto_data.commands.output import BALANCE_FORMATS, notes, planned_reports, write_balance
     from kto_data.commands.places import image_folder, refuse_shared, refuse_within
     from kto_data.engine.choose import open_engine
-    from kto_data.inputs import about_how_many_chars, common_folder, open_inputs
+    from kto_data.inputs import common_folder, num_bytes, open_inputs
     from kto_data.paths import EVAL
     from kto_data.preprocess import preprocess as run
     from kto_data.progress import Progress
@@ -143,8 +143,7 @@ def preprocess(
         open_engine(engine, jobs=jobs, address=ray_address) as opened,
         Progress("preprocess", enabled=not quiet) as progress,
     ):
-        num_chars = about_how_many_chars(every_input)
-        build = replace(settings.build, fast_after=fast_after(num_chars and num_chars / opened.jobs))
+        build = replace(settings.build, fast_after=fast_after(num_bytes(every_input), opened.jobs))
         settings = replace(settings, build=build, engine=opened.run, jobs=opened.jobs)
         result = run(settings, progress.advance_to)
     if result.report is not None:

@@ -58,6 +58,7 @@ def test_fastokens_is_taken_up_after_as_much_text_as_it_takes_to_load() -> None:
 
 def test_fastokens_is_taken_up_at_once_where_there_is_enough_text_to_pay_for_it_and_else_never() -> None:
     assert fast_after(FAST_AFTER_CHARS) is None
+    assert fast_after(2 * FAST_AFTER_CHARS, jobs=2) is None
     assert fast_after(0) is None
     soon = fast_after(2 * FAST_AFTER_CHARS)
     assert soon is not None
