@@ -15,6 +15,7 @@ from trl import KTOTrainer
 
 from kto_data.errors import ConfigError
 from kto_train.checkpoint import seal
+from kto_train.sharding import states_where_there_are_any
 from kto_train.window import restore_window, save_window
 
 logger = logging.getLogger("kto_train")
@@ -100,7 +101,8 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Where a resumed run learns from where, whatever shards its weights."""
         self.resumed_from = None if checkpoint is None else Path(checkpoint)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with states_where_there_are_any():
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The mean loss at the end is that of all steps, those before resuming too."""

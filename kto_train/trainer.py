@@ -41,6 +41,7 @@ from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worke
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors
 from kto_train.resumable import ResumableKTOTrainer
+from kto_train.sharding import on_device, units_for_scoring
 from kto_train.strategy import freeze_weights, prepare_to_score
 
 logger = logging.getLogger("kto_train")
@@ -185,19 +186,19 @@ class CachedKTOTrainer(ResumableKTOTrainer):
 
     def _compute_reference(self, dataset: Dataset, name: str, groups: Groups, parts: reference.Parts) -> None:
         unfinished = self._store.unfinished(parts)
-        model = self._placed_model()
         was_training = self.model.training
         prepare_to_score(self.model)
-        values = ReferencePass(
-            groups=groups,
-            unfinished=unfinished,
-            title=f"reference log-probabilities of {name}",
-            batches=lambda own: self._unprepared_batches(dataset, own),
-            log_probs=lambda batch: self.compute_ref_log_probs(model, batch),
-            where=lambda row: source_of(dataset[row]),
-            rank=self.args.process_index,
-            num_ranks=self.args.world_size,
-        ).run()
+        with self._placed_model() as model:
+            values = ReferencePass(
+                groups=groups,
+                unfinished=unfinished,
+                title=f"reference log-probabilities of {name}",
+                batches=lambda own: self._unprepared_batches(dataset, own),
+                log_probs=lambda batch: self.compute_ref_log_probs(model, batch),
+                where=lambda row: source_of(dataset[row]),
+                rank=self.args.process_index,
+                num_ranks=self.args.world_size,
+            ).run()
         self.model.train(was_training)
         if self.accelerator.is_local_main_process:  # once a machine: they need not share a disk
             self._store.save(parts, reference.as_columns(values, len(dataset), with_kl=self.calculate_KL))
@@ -223,14 +224,20 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             **{name: version(name) for name in ("torch", "transformers")},
         }
 
-    def _placed_model(self) -> Any:
-        """The model as it can be run before `train` prepares it: DeepSpeed has left it in pieces (ZeRO-3) or not on its
-        device, and gathers it as an inference engine."""
+    def _placed_model(self) -> contextlib.AbstractContextManager[Any]:
+        """The reference as it can be run before `train` prepares the model: DeepSpeed has left it in pieces (ZeRO-3) or
+        not on its device, and gathers it as an inference engine; for FSDP, TRL has spread a copy, unless there is an
+        adapter."""
         if not self.is_deepspeed_enabled:
-            return self.model
+            return on_device(self.ref_model or self.model, self.accelerator.device)
         if self._precompute_engine is None:
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
-        return self._precompute_engine
+        return contextlib.nullcontext(self._precompute_engine)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """With FSDP, in other units than accelerate's: see `sharding`."""
+        with units_for_scoring(self.model, getattr(self.accelerator.state, "fsdp_plugin", None)):
+            return super()._prepare_for_training(*args, **kwargs)
 
     def _unprepared_batches(self, dataset: Dataset, batches: list[list[int]]) -> DataLoader[Any]:
         return DataLoader(

@@ -1,0 +1,114 @@
+"""FSDP beside the same training without it, on as many ranks as are started: `sharded.py FOLDER`.
+
+`prepare` makes the models and caches beforehand. Without a device accelerate would leave FSDP out: it is told of a kind
+of device that is not looked for, and everything is on processors.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import conftest  # noqa: F401  (the environment of the tests)
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from mixes import make_model
+from test_loss_equality import ON_DEVICE, TOLERANCE, Case
+from test_resume import assert_same_run, drawn_cache, trained
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForImageTextToText
+
+from kto_train import CachedKTOTrainer, load_cache
+
+TRAINED = (
+    ("llama3", "full", "cached"),
+    ("qwen2_5_vl", "full", "live"),
+    ("qwen2_5_vl", "full", "cached"),
+    ("llava", "full", "cached"),
+    ("llava", "lora", "cached"),
+)
+"""With a language head of its own each, and one with layers that its architecture names and it has not."""
+RESUMED = (("qwen2_5_vl", False), ("llava", True))
+
+
+def prepare(folder: Path) -> None:
+    for family in {family for family, *_ in TRAINED}:
+        Case(family, make_model(family, folder), folder / family, "full")
+    for family, _ in RESUMED:
+        drawn_cache(family, make_model(family, folder), folder / "resumed" / family, 12)
+
+
+def main(folder: Path) -> None:
+    for family, method, reference in TRAINED:
+        outcomes = []
+        for fsdp in (False, True):
+            outcomes.append(train(folder, family, method, reference, fsdp=fsdp))
+        (losses, weights), (found_losses, found) = outcomes
+        title = f"{family}, {method}, {reference} reference"
+        loss_apart = max(abs(loss - other) for loss, other in zip(losses, found_losses, strict=True))
+        weights_apart = max(float((value - found[name]).abs().max()) for name, value in weights.items())
+        assert weights.keys() == found.keys(), title
+        assert loss_apart <= TOLERANCE and weights_apart <= TOLERANCE, (title, loss_apart, weights_apart)
+    for family, lora in RESUMED:
+        check_a_resumed_run_ends_where_an_unbroken_one_does(folder, family, lora=lora)
+
+
+def train(
+    folder: Path, family: str, method: str, reference: str, *, fsdp: bool
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The losses of all steps and the weights afterwards, by name; also as they are saved and read again."""
+    root = folder / "saved" / f"{family}-{method}-{fsdp}"
+    # Gradients of ranks are added up in another order, and of one that is nearly 0 Adam's first steps are as large as any.
+    plain_steps = {"optim": "sgd", "learning_rate": 1e-1}
+    case = Case(family, folder / "models" / family, folder / family, method, **plain_steps, **settings(fsdp=fsdp))
+    trainer = case.cached(reference)
+    is_spread = any(isinstance(weight, DTensor) for weight in trainer.model.parameters())
+    trainer.train()
+    assert not is_spread and any(isinstance(weight, DTensor) for weight in trainer.model.parameters()) == fsdp
+    weights = {plain(name): whole(weight) for name, weight in trainer.model.named_parameters()}
+    trainer.save_model(str(root))
+    trainer.accelerator.wait_for_everyone()
+    if family == "llava" and method == "full":
+        saved = AutoModelForImageTextToText.from_pretrained(root).state_dict()
+        assert all(torch.equal(saved[name], weight.cpu()) for name, weight in weights.items())
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log], weights
+
+
+def settings(*, fsdp: bool) -> dict[str, object]:
+    """Those of a training, for which accelerate is set up anew."""
+    AcceleratorState._reset_state()
+    state = PartialState() if ON_DEVICE else PartialState(cpu=True, backend="gloo")
+    devices = DistributedType.MULTI_GPU if ON_DEVICE else DistributedType.MULTI_XPU
+    state.distributed_type = devices if fsdp or ON_DEVICE else DistributedType.MULTI_CPU
+    configured = {} if ON_DEVICE else {"accelerator_config": {"use_configured_state": True}}
+    spread = {"fsdp": True, "fsdp_config": {"version": 2}} if fsdp else {}
+    return {**configured, **spread}
+
+
+def check_a_resumed_run_ends_where_an_unbroken_one_does(folder: Path, family: str, *, lora: bool) -> None:
+    root = folder / "resumed" / family
+    model, cache = folder / "models" / family, load_cache(root / "cache")
+
+    def run(name: str, resume: Path | None = None) -> CachedKTOTrainer:
+        more = settings(fsdp=True)
+        return trained(model, cache, root / name, lora=lora, save_steps=1, resume=resume, **more)  # type: ignore[arg-type]
+
+    expected = run("whole")
+    assert_same_run(run("again", root / "whole" / "checkpoint-1"), expected)
+
+
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    return (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
+
+
+def plain(name: str) -> str:
+    """A name without what wraps its layer for checkpointing."""
+    return name.replace("_checkpoint_wrapped_module.", "")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    os._exit(0)  # gloo's threads of the groups that accelerate has made may not end by themselves
