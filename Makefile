@@ -11,7 +11,7 @@ PYLINT_SARIF := 0.2.1
 SOURCES := kto_data kto_train tests examples benchmarks docs cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format generated contract families bench fuzz clean
+.PHONY: help install demo test check lint format generated contract families device bench fuzz clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -76,6 +76,12 @@ contract: install  ## two rows through each supported version of TRL and transfo
 families: install $(VENV)/torchvision/installed-$(TORCHVISION)  ## each image and text family beside stock TRL in a mix of options, and resumed
 	folder=$$(mktemp -d); PYTHONPATH=examples:tests:tests/train $(BIN)/python tests/train/families.py $$folder; \
 	  code=$$?; rm -rf $$folder; exit $$code
+
+# Sums on a device have one order only where cuBLAS is told how much room it has for them.
+ON_DEVICE := on_device loss_equality resume packed quantized frozen learning
+device: install  ## the trainer on this machine's own device: half precision, FSDP, DeepSpeed, stock TRL beside ours
+	KTODATA_TESTS_ON_DEVICE=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/pytest --numprocesses 4 \
+	  $(patsubst %,tests/train/test_%.py,$(filter-out on_device,$(ON_DEVICE))) tests/train/on_device.py
 
 bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate

@@ -126,9 +126,11 @@ def save(name: str, folder: Path) -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
-    processor, model = SHAPES[name].build()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    with device:
+        processor, model = SHAPES[name].build()
     processor.save_pretrained(folder)
-    model.save_pretrained(folder)
+    (model if device.type == "cpu" else model.bfloat16()).save_pretrained(folder)
     return sum(weight.numel() for weight in model.parameters())
 
 

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 from trl import KTOConfig, KTOTrainer
 
 from benchmarks.train_rows import stock_dataset
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, load_cache
 from kto_train.columns import ATTENTION_MASK, KL_PREFIX
+from kto_train.memory import Estimator, Setup, largest_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Taken:
     peak_bytes: int
     held_bytes: int  # weights of all models that the trainer keeps
     reference_bytes: int
+    estimated_bytes: float  # what `--dry-run` tells of this run; 0 of stock TRL
     device: str
 
 
@@ -102,8 +105,19 @@ def run(job: Job, folder: Path) -> Taken:
         peak_bytes=peak,
         held_bytes=_weight_bytes(trainer.model) + reference_bytes,
         reference_bytes=reference_bytes,
+        estimated_bytes=0 if job.is_stock else _estimated(trainer, job),
         device=torch.cuda.get_device_name() if on_gpu else "CPU",
     )
+
+
+def _estimated(trainer: CachedKTOTrainer, job: Job) -> float:
+    config = AutoConfig.from_pretrained(job.model)
+    batch = largest_batch(trainer.cache, trainer.train_groups, load_processor(job.model), config)
+    return Estimator(config).estimate(batch, Setup.of(trainer.args, config, _lora(job))).total
+
+
+def _lora(job: Job) -> LoraConfig | None:
+    return LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if job.lora else None
 
 
 def _trainer(job: Job, folder: Path, on_gpu: bool) -> Any:
@@ -123,7 +137,7 @@ def _trainer(job: Job, folder: Path, on_gpu: bool) -> Any:
         model_init_kwargs={"dtype": "bfloat16"} if on_gpu else None,
         **({"bf16": True} if on_gpu else {"use_cpu": True, "bf16": False}),
     )
-    lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if job.lora else None
+    lora = _lora(job)
     if job.is_stock:
         processing = load_processor(job.model).processing_class
         return _Stock(

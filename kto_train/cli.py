@@ -77,7 +77,7 @@ def train(
     check_installed()
     machines = launch.machines_for(
         *(num_processes, num_machines, machine_rank, main_process_ip, main_process_port),
-        needs_launcher=checked.deepspeed is not None,
+        needs_launcher=checked.deepspeed is not None or bool(checked.kto.get("fsdp")),
     )
     if machines is not None:
         return launch.launch(settings, machines, dry_run=dry_run, say=_say)

@@ -1,8 +1,8 @@
 """FSDP as TRL's way of scoring needs it: what accelerate does by itself trains a part of the model otherwise.
 
-TRL reads the weights of the language head in the forward of the whole model, and never calls the head. accelerate gives
-the head a unit of its own, which is gathered where the head is called. So TRL finds it spread over the ranks and gathers
-it itself, and of its gradient each rank keeps the part that its own rows gave (TRL 1.16, accelerate 1.15).
+TRL reads the weights of the language head in the forward of the whole model, and never calls the head. accelerate
+gives the head a unit of its own, which is gathered where the head is called. So TRL finds it spread over the ranks and
+gathers it itself, and of its gradient each rank keeps the part that its own rows gave (TRL 1.16, accelerate 1.15).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
 
 @contextmanager
 def units_for_scoring(model: Any, plugin: FullyShardedDataParallelPlugin | None) -> Iterator[None]:
-    """While accelerate spreads `model`: its head belongs to the unit of the whole, whose weights are there all along its
-    forward. And where the layers that are units are not named, they are those of the architecture that this model has:
-    of a model with a vision tower, transformers names some that are in others of its kind alone."""
+    """While accelerate spreads `model`: its head belongs to the unit of the whole, whose weights are there all along
+    its forward. And where the layers that are units are not named, they are those of the architecture that this model
+    has: of a model with a vision tower, transformers names some that are in others of its kind alone."""
     if plugin is None:
         yield
         return
