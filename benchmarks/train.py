@@ -121,8 +121,10 @@ def tell(title: str, stock: Taken, ours: Taken) -> None:
     print(f"  peak memory           {(stock.peak_bytes - ours.peak_bytes) / MIB:6.0f} MiB less of ", end="")
     print(f"{stock.peak_bytes / MIB:,.0f}; the reference model is {stock.reference_bytes / MIB:,.0f}")
     if stock.device != "CPU":  # whose allocator tells what was held, and no more
-        print(f"  memory estimated      {ours.estimated_bytes / MIB:6,.0f} MiB, ", end="")
-        print(f"{ours.estimated_bytes / ours.peak_bytes - 1:+.0%} of the {ours.peak_bytes / MIB:,.0f} that were held")
+        estimated = sum(ours.estimated.values())
+        parts = ", ".join(f"{part} {value / MIB:,.0f}" for part, value in ours.estimated.items() if value)
+        print(f"  memory estimated      {estimated / MIB:6,.0f} MiB ({parts}), ", end="")
+        print(f"{estimated / ours.peak_bytes - 1:+.0%} of the {ours.peak_bytes / MIB:,.0f} that were held")
     print(f"  weights held          {ours.held_bytes / MIB:6.0f} MiB, {stock.held_bytes / MIB:,.0f} before")
     if stock.flops:
         print(f"  caching the reference {ours.setup_flops / stock.flops:6.2f} of the FLOPs of a stock epoch, once")

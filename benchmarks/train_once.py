@@ -52,7 +52,7 @@ class Taken:
     peak_bytes: int
     held_bytes: int  # weights of all models that the trainer keeps
     reference_bytes: int
-    estimated_bytes: float  # what `--dry-run` tells of this run; 0 of stock TRL
+    estimated: dict[str, float]  # bytes by part, as `--dry-run` tells them; none of stock TRL
     device: str
 
 
@@ -105,15 +105,15 @@ def run(job: Job, folder: Path) -> Taken:
         peak_bytes=peak,
         held_bytes=_weight_bytes(trainer.model) + reference_bytes,
         reference_bytes=reference_bytes,
-        estimated_bytes=0 if job.is_stock else _estimated(trainer, job),
+        estimated={} if job.is_stock else _estimated(trainer, job),
         device=torch.cuda.get_device_name() if on_gpu else "CPU",
     )
 
 
-def _estimated(trainer: CachedKTOTrainer, job: Job) -> float:
+def _estimated(trainer: CachedKTOTrainer, job: Job) -> dict[str, float]:
     config = AutoConfig.from_pretrained(job.model)
     batch = largest_batch(trainer.cache, trainer.train_groups, load_processor(job.model), config)
-    return Estimator(config).estimate(batch, Setup.of(trainer.args, config, _lora(job))).total
+    return asdict(Estimator(config).estimate(batch, Setup.of(trainer.args, config, _lora(job))))
 
 
 def _lora(job: Job) -> LoraConfig | None:

@@ -43,6 +43,9 @@ def _checked_pattern(text: str) -> str:
     return text
 
 
+_MORE_TYPES: dict[str, tuple[type, ...]] = {"kto.fsdp": (bool,)}
+"""What a field takes beside the types that its annotation names: `true` is what transformers asks for here."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 
@@ -260,7 +263,7 @@ def check_fields(given: Mapping[str, Any], dataclass: type, within: str) -> None
     for problem in field_problems(given, names, dataclass.__name__, within):
         raise ConfigError(problem.message, hint=problem.hint)
     for key, value in given.items():
-        allowed = _plain_types(hints[key])
+        allowed = _plain_types(hints[key]) + _MORE_TYPES.get(f"{within}.{key}", ())
         if allowed and not _is_of(value, allowed):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
             raise ConfigError(f"{within}.{key} must be {expected}, not {value!r}")

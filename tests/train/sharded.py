@@ -79,6 +79,7 @@ def train(
 def settings(*, fsdp: bool) -> dict[str, object]:
     """Those of a training, for which accelerate is set up anew."""
     AcceleratorState._reset_state()
+    os.environ.pop("ACCELERATE_USE_FSDP", None)  # which the training before may have left
     state = PartialState() if ON_DEVICE else PartialState(cpu=True, backend="gloo")
     devices = DistributedType.MULTI_GPU if ON_DEVICE else DistributedType.MULTI_XPU
     state.distributed_type = devices if fsdp or ON_DEVICE else DistributedType.MULTI_CPU

@@ -67,7 +67,7 @@ def asked(trainer: CachedKTOTrainer) -> tuple[float, float]:
     trainer.model.eval()
     batch = trainer.data_collator(list(trainer.cache["eval"]))
     found, _ = trainer.compute_ref_log_probs(trainer.model, batch)
-    found = found.view(HELD_OUT, len(COLOURS))
+    found = found.cpu().view(HELD_OUT, len(COLOURS))
     place = torch.arange(HELD_OUT)
     right = found[place, place % len(COLOURS)]
     wrong = (found.sum(dim=1) - right) / (len(COLOURS) - 1)
