@@ -18,6 +18,7 @@ import numpy as np
 FAST_AFTER_CHARS = 2_500_000
 """Characters that the reference takes about as long for as fastokens takes to load."""
 _AT_ONCE_AFTER_CHARS = 20_000  # whose ids by the reference are the first that those of fastokens are compared with
+_RENEWED_AFTER_CHARS = 250_000_000  # fastokens remembers each word that it has seen, and forgets none
 _CHECKED_ONE_IN = 32  # texts of which one goes to both tokenizers
 
 _BLOCK = 128  # characters of a probe
@@ -66,6 +67,7 @@ class TextIds:
         self._fast_after = fast_after
         self._probes = probes
         self._num_chars = 0
+        self._num_fast_chars = 0  # since fastokens was loaded
         self._num_checks = 0
         self.engine = "tokenizers"
         """What makes the ids, and why not fastokens where it was tried."""
@@ -120,10 +122,14 @@ class TextIds:
         fast.no_truncation()  # left behind in the reference by whoever called last
         fast.no_padding()
         self.engine = f"fastokens {version('fastokens')}"
+        self._num_fast_chars = 0
         return fast
 
     def _fast_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
         """The ids by fastokens; None where it fails, or is found wrong about a text of the sample."""
+        if self._num_fast_chars >= _RENEWED_AFTER_CHARS:
+            self._fast = self._load()
+        self._num_fast_chars += sum(map(len, texts))
         ids = self._encode(texts)
         if ids is None:
             return None

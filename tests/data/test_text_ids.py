@@ -10,6 +10,7 @@ from conftest import TinyModel
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from kto_data import text_ids
 from kto_data.processor import load_processor
 from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, fast_after
 
@@ -53,6 +54,19 @@ def test_fastokens_is_taken_up_after_as_much_text_as_it_takes_to_load() -> None:
     ids.of(["x" * 499])
     assert ids.engine == "tokenizers"
     ids.of(["y"])
+    assert ids.engine.startswith("fastokens 0.")
+
+
+def test_fastokens_forgets_the_words_that_it_has_seen_and_makes_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps them all as long as it lives: 30 bytes of each word that is not repeated."""
+    monkeypatch.setattr(text_ids, "_RENEWED_AFTER_CHARS", 10)
+    reference = tokenizer()
+    ids = TextIds(reference, fast_after=0)
+    ids.of(["taken up"])
+    first = ids._fast
+    for texts in (["0123456789"], ["more"], ["and more"]):
+        assert ids.of(texts) == reference_ids(reference, texts)
+    assert ids._fast is not first
     assert ids.engine.startswith("fastokens 0.")
 
 
