@@ -1,7 +1,7 @@
 """A training from a cache against stock TRL on the same rows: steps a second, padding, memory, and FLOPs as witness.
 
     python -m benchmarks.train [--shape llava-next] [--rows 48] [--repeats 2] [--no-checkpointing] [--lora]
-    python -m benchmarks.train --shape qwen2.5-vl-2b --rows 512 --batch-size 8 --lora      # where there is a GPU
+    python -m benchmarks.train --shape qwen2.5-vl-2b --rows 128 --batch-size 8 --repeats 1 --no-flops --lora  # on a GPU
     python -m benchmarks.train --shape llava-next-100m --rows 4 --batch-size 2 --repeats 1 --loss kto --no-flops
                                                                            # peak memory, of which it takes up to 3 GB
 
@@ -102,7 +102,13 @@ def in_process(job: Job) -> Taken:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise SystemExit(ran.stderr)
-    return Taken(**json.loads(ran.stdout.splitlines()[-1]))
+    taken = Taken(**json.loads(ran.stdout.splitlines()[-1]))
+    who = "stock" if job.is_stock else "ours"
+    print(
+        f"  {who}, {job.loss}: {taken.steps} steps in {taken.seconds:.1f} s after {taken.setup_seconds:.1f} s, ", end=""
+    )
+    print(f"peak memory {taken.peak_bytes / MIB:,.0f} MiB", flush=True)
+    return taken
 
 
 def steps_a_second(stock: Taken, ours: Taken) -> float:

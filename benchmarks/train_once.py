@@ -81,7 +81,8 @@ class _Ours(_Counted, CachedKTOTrainer):
 def run(job: Job, folder: Path) -> Taken:
     """Train one epoch of all rows, without saving."""
     on_gpu = torch.cuda.is_available()
-    torch.set_num_threads(1)
+    if not on_gpu:
+        torch.set_num_threads(1)
     with FlopCounterMode(display=False) if job.count_flops else _nothing() as counter:
         started = _clock(on_gpu)
         trainer = _trainer(job, folder, on_gpu)

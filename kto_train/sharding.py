@@ -1,8 +1,9 @@
-"""FSDP as TRL's way of scoring needs it: what accelerate does by itself trains a part of the model otherwise.
+"""What libraries that spread a model over ranks do otherwise than a plain run, set right.
 
-TRL reads the weights of the language head in the forward of the whole model, and never calls the head. accelerate
-gives the head a unit of its own, which is gathered where the head is called. So TRL finds it spread over the ranks and
-gathers it itself, and of its gradient each rank keeps the part that its own rows gave (TRL 1.16, accelerate 1.15).
+With FSDP, TRL reads the weights of the language head in the forward of the whole model, and never calls the head.
+accelerate gives the head a unit of its own, which is gathered where the head is called. So TRL finds it spread over the
+ranks and gathers it itself, and of its gradient each rank keeps the part that its own rows gave (TRL 1.16, accelerate
+1.15).
 """
 
 from __future__ import annotations
@@ -68,6 +69,16 @@ def states_where_there_are_any() -> Iterator[None]:
         yield
     finally:
         fsdp_utils._prepare_sd_options = options_of
+
+
+def keep_names_as_read(model: Any) -> None:
+    """Let weights be saved by the names that they were read by. transformers applies backwards what it renamed them by,
+    and where ZeRO-3 is on it also keeps the renamings that matched nothing: those of Qwen2.5-VL would put a prefix
+    before every name (transformers 5.23)."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    renamings = getattr(whole, "_weight_conversions", None)
+    if renamings is not None:
+        whole._weight_conversions = [renaming for renaming in renamings if renaming.was_used()]
 
 
 def _has_tied_head(model: Any) -> bool:

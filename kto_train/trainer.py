@@ -41,7 +41,7 @@ from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worke
 from kto_train.reference import ReferenceStore
 from kto_train.reference_pass import ReferencePass, Tensors
 from kto_train.resumable import ResumableKTOTrainer
-from kto_train.sharding import on_device, units_for_scoring
+from kto_train.sharding import keep_names_as_read, on_device, units_for_scoring
 from kto_train.strategy import freeze_weights, prepare_to_score
 
 logger = logging.getLogger("kto_train")
@@ -106,6 +106,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             **options,
         )
         check_backbone(self.model)
+        keep_names_as_read(self.model)
         freeze_weights(self.model, freeze)
         self.add_callback(_Epochs(self))
 

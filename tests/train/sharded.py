@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from mixes import make_model
+from safetensors.torch import load_file
 from test_loss_equality import ON_DEVICE, TOLERANCE, Case
 from test_resume import assert_same_run, drawn_cache, trained
 from torch.distributed.tensor import DTensor
@@ -70,6 +71,8 @@ def train(
     weights = {plain(name): whole(weight) for name, weight in trainer.model.named_parameters()}
     trainer.save_model(str(root))
     trainer.accelerator.wait_for_everyone()
+    if method == "full":
+        assert load_file(root / "model.safetensors").keys() == load_file(Path(case.model) / "model.safetensors").keys()
     if family == "llava" and method == "full":
         saved = AutoModelForImageTextToText.from_pretrained(root).state_dict()
         assert all(torch.equal(saved[name], weight.cpu()) for name, weight in weights.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zero_memory
-from caches import make_cache, text_records
+from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from safetensors.torch import load_file
 from test_launch import command
@@ -55,6 +55,16 @@ def test_offloaded_weights_and_optimizer_train_to_the_same_weights(
     options = (*AS_ZERO_MEMORY, "--deepspeed", "z3-offload")
     assert main(command(text_cache, tiny_model("text"), tmp_path / "run", *options)) == ExitCode.OK
     assert_same_weights(tmp_path / "run", without)
+
+
+def test_a_model_of_images_is_saved_by_the_names_it_was_read_by(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """Which those who serve it know; with ZeRO-3, transformers puts a prefix before them."""
+    model = tiny_model("qwen2_5_vl")
+    cache = make_cache(tmp_path, model, image_records(tmp_path, 4))
+    options = ("--max-steps", "1", "--deepspeed", "z3")
+    assert main(command(cache, model, tmp_path / "run", *options)) == ExitCode.OK
+    saved, read = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", model))
+    assert saved.keys() == read.keys()
 
 
 @pytest.mark.parametrize("stage", ["z2", "z3"])
