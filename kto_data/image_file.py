@@ -11,6 +11,9 @@ from typing import IO
 from kto_data import image, remote_image, storage
 from kto_data.storage import Answer, FileState, Item
 
+_BLOCK_BYTES = 1 << 17
+"""Read at a time: more of it is memory that the system hands out anew for each."""
+
 
 def place(root: str, given: str) -> str:
     """Where the image is that data calls `given`: a path, or a URL where the root is one."""
@@ -43,7 +46,7 @@ def sha256(place: str) -> str:
     """The SHA-256 of the file, of which no more than a few blocks are held. Raises `OSError` as `open_whole` does."""
     content = hashlib.sha256()
     with open_whole(place) as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK_BYTES):
             content.update(block)
     return content.hexdigest()
 

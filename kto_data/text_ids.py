@@ -63,6 +63,7 @@ class TextIds:
         probes: Sequence[str] | None = None,
     ) -> None:
         self._reference = reference
+        self._backend = _plain_backend(reference)
         self._fast: Any = None
         self._fast_after = fast_after
         self._probes = probes
@@ -90,6 +91,12 @@ class TextIds:
         return ids
 
     def _reference_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._backend is not None:
+            self._backend.no_truncation()  # left behind by whoever called last
+            self._backend.no_padding()
+            self._backend.encode_special_tokens = bool(getattr(self._reference, "split_special_tokens", False))
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
         # Not verbose: whether a text is too long is judged by us.
         encoded = self._reference(list(texts), add_special_tokens=False, padding=False, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
@@ -167,6 +174,20 @@ class TextIds:
     def _give_up(self, reason: str) -> None:
         self._fast = None
         self.engine = f"tokenizers ({reason})"
+
+
+def _plain_backend(reference: Any) -> Any:
+    """What makes the ids of a tokenizer of transformers, asked without what transformers adds to each text in vain;
+    None where the tokenizer is of a class that does more than ask it."""
+    from transformers import PreTrainedTokenizerBase, TokenizersBackend
+
+    kind = type(reference)
+    is_plain = (
+        isinstance(reference, TokenizersBackend)
+        and kind.__call__ is PreTrainedTokenizerBase.__call__
+        and kind._encode_plus is TokenizersBackend._encode_plus
+    )
+    return reference.backend_tokenizer if is_plain else None
 
 
 def _probes(reference: Any) -> list[str]:

@@ -36,7 +36,8 @@ def tokenizer(*, splits: str = "", normalizer: Any = None, added: Iterable[Added
 
 
 def reference_ids(reference: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    return TextIds(reference, fast_after=None).of(texts)
+    ids: list[list[int]] = reference(texts, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 @pytest.mark.parametrize("family", ["text", "llava", "qwen2_5_vl", "gemma3", "idefics3"])
@@ -117,6 +118,27 @@ def test_a_difference_that_only_real_texts_show_ends_the_use_of_fastokens_for_go
     assert ids.has_erred
     assert ids.engine.startswith("tokenizers (fastokens makes other ids")
     assert ids.of([ODD]) == reference_ids(reference, [ODD])
+
+
+class Shouting(PreTrainedTokenizerFast):  # type: ignore[misc]  # transformers has no types
+    """A tokenizer that does more than ask its backend."""
+
+    def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._encode_plus([one.upper() for one in text], *args, **kwargs)
+
+
+def test_a_tokenizer_of_a_class_of_its_own_is_asked_itself() -> None:
+    reference = Shouting(tokenizer_object=tokenizer().backend_tokenizer)
+    assert TextIds(reference, fast_after=None).of(["a quiet text"]) == reference_ids(tokenizer(), ["A QUIET TEXT"])
+
+
+def test_a_tokenizer_that_takes_special_tokens_apart_does() -> None:
+    reference = tokenizer(added=["<end>"])
+    whole = TextIds(reference, fast_after=None).of(["a <end>"])
+    reference.split_special_tokens = True
+    apart = TextIds(reference, fast_after=None).of(["a <end>"])
+    assert apart == reference_ids(reference, ["a <end>"])
+    assert apart != whole
 
 
 def test_truncation_and_padding_left_behind_in_a_tokenizer_change_no_id() -> None:
