@@ -1,7 +1,7 @@
 """A training from a cache against stock TRL on the same rows: steps a second, padding, memory, and FLOPs as witness.
 
     python -m benchmarks.train [--shape llava-next] [--rows 48] [--repeats 2] [--no-checkpointing] [--lora]
-    python -m benchmarks.train --shape qwen2.5-vl-2b --rows 128 --batch-size 8 --repeats 1 --no-flops --lora  # on a GPU
+    python -m benchmarks.train --shape qwen2.5-vl-2b --rows 64 --batch-size 8 --repeats 1 --loss kto --no-flops  # a GPU
     python -m benchmarks.train --shape llava-next-100m --rows 4 --batch-size 2 --repeats 1 --loss kto --no-flops
                                                                            # peak memory, of which it takes up to 3 GB
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Where a resumed run learns from where, whatever shards its weights."""
         self.resumed_from = None if checkpoint is None else Path(checkpoint)
-        with states_where_there_are_any():
+        with states_where_there_are_any() if self.is_fsdp_enabled else nullcontext():
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -151,6 +151,7 @@ def test_the_fields_of_trl_are_checked(given: dict[str, object], told: str) -> N
 
 def test_good_fields_pass() -> None:
     check_fields({"learning_rate": 1, "beta": 0.1, "loss_type": "kto", "warmup_steps": 0.1}, KTOConfig, "kto")
+    check_fields({"fsdp": True, "fsdp_config": {"version": 2}}, KTOConfig, "kto")  # as transformers' text has it
     check_fields({"r": 16, "target_modules": ["q_proj"], "lora_dropout": 0.0}, LoraConfig, "lora")
 
 
