@@ -21,7 +21,8 @@ from benchmarks.train_rows import stock_dataset
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, load_cache
 from kto_train.columns import ATTENTION_MASK, KL_PREFIX
-from kto_train.memory import Estimator, Setup, largest_batch
+from kto_train.estimate import Estimator, Setup
+from kto_train.memory import largest_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ _WORDS = (
     "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f7e5\U0001f3fd", "x" * 300, "=" * 90,
     "\u00a0a\u3000b\u2028c", "\u2581a \u2581",
 )  # fmt: skip
+_ASKING = {"__call__": "PreTrainedTokenizerBase.__call__", "_encode_plus": "TokenizersBackend._encode_plus"}
+"""Methods of a tokenizer of transformers on the way to its backend, and whose they are where they do no more."""
 _MAX_ADDED = 200  # added tokens that are tried each by itself
 
 
@@ -179,14 +181,8 @@ class TextIds:
 def _plain_backend(reference: Any) -> Any:
     """What makes the ids of a tokenizer of transformers, asked without what transformers adds to each text in vain;
     None where the tokenizer is of a class that does more than ask it."""
-    from transformers import PreTrainedTokenizerBase, TokenizersBackend
-
-    kind = type(reference)
-    is_plain = (
-        isinstance(reference, TokenizersBackend)
-        and kind.__call__ is PreTrainedTokenizerBase.__call__
-        and kind._encode_plus is TokenizersBackend._encode_plus
-    )
+    found = (getattr(getattr(type(reference), name, None), "__qualname__", "") for name in _ASKING)
+    is_plain = all(name == expected for name, expected in zip(found, _ASKING.values(), strict=True))
     return reference.backend_tokenizer if is_plain else None
 
 

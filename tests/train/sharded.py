@@ -22,7 +22,10 @@ from test_resume import assert_same_run, drawn_cache, trained
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForImageTextToText
 
+from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, load_cache
+from kto_train.estimate import COUNT_ERROR, Estimator, Setup
+from kto_train.memory import largest_batch
 
 TRAINED = (
     ("llama3", "full", "cached"),
@@ -100,7 +103,20 @@ def check_a_resumed_run_ends_where_an_unbroken_one_does(folder: Path, family: st
         return trained(model, cache, root / name, lora=lora, save_steps=1, resume=resume, **more)  # type: ignore[arg-type]
 
     expected = run("whole")
+    if not lora:
+        assert_held_as_estimated(expected)
     assert_same_run(run("again", root / "whole" / "checkpoint-1"), expected)
+
+
+def assert_held_as_estimated(trainer: CachedKTOTrainer) -> None:
+    config = trainer.model.config
+    processor = load_processor(config._name_or_path)
+    batch = largest_batch(trainer.cache, trainer.train_groups, processor, config)
+    parts = Estimator(config).estimate(batch, Setup.of(trainer.args, config, None))
+    states = [value for of_one in trainer.optimizer.optimizer.state.values() for value in of_one.values()]
+    held = sum(value.to_local().nbytes for value in states if isinstance(value, DTensor))
+    assert abs(held / parts.optimizer - 1) <= COUNT_ERROR, (held, parts)
+    assert sum(weight.to_local().nbytes for weight in trainer.model.parameters()) <= parts.weights
 
 
 def whole(weight: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,9 @@ from transformers.integrations.deepspeed import deepspeed_config
 from kto_data.errors import ModelError
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, load_cache
+from kto_train.estimate import ACTIVATION_ERROR, Estimator, Setup
 from kto_train.footprint import BatchShape, count_adapter, count_kept, count_weights
-from kto_train.memory import ACTIVATION_ERROR, Estimator, Setup, largest_batch, memory_table
+from kto_train.memory import largest_batch, memory_table
 
 pytestmark = pytest.mark.slow
 

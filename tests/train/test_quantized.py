@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from kto_data.errors import ConfigError, ExitCode
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer
-from kto_train.memory import Estimator, Setup, largest_batch
+from kto_train.estimate import Estimator, Setup
+from kto_train.memory import largest_batch
 from kto_train.train import run
 
 pytestmark = pytest.mark.slow

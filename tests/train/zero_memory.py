@@ -12,7 +12,8 @@ import torch
 from test_train_cli import make_config
 from transformers import AutoConfig, TrainerCallback
 
-from kto_train.memory import Estimator, Parts, Setup, largest_batch
+from kto_train.estimate import Estimator, Parts, Setup
+from kto_train.memory import largest_batch
 from kto_train.plan import make_plan
 from kto_train.train import _make_trainer, check_installed
 
