@@ -77,7 +77,8 @@ def _variants(batch: BatchShape, setup: Setup, lora: LoraConfig) -> Iterator[tup
     yield "this run", batch, setup
     if not (setup.zero_stage == 3 and setup.is_offloaded):
         half = torch.bfloat16 if setup.compute_dtype == torch.float32 else setup.compute_dtype
-        yield "ZeRO-3, offloaded", batch, replace(setup, zero_stage=3, is_fsdp=False, is_offloaded=True, compute_dtype=half)
+        offloaded = replace(setup, zero_stage=3, is_fsdp=False, is_offloaded=True, compute_dtype=half)
+        yield "ZeRO-3, offloaded", batch, offloaded
     adapted = replace(setup, adapter=setup.adapter or lora)
     if setup.adapter is None:
         yield f"LoRA, r = {lora.r}", batch, adapted
