@@ -78,10 +78,10 @@ families: install $(VENV)/torchvision/installed-$(TORCHVISION)  ## each image an
 	  code=$$?; rm -rf $$folder; exit $$code
 
 # Sums on a device have one order only where cuBLAS is told how much room it has for them.
-ON_DEVICE := on_device loss_equality resume packed quantized frozen learning
+ON_DEVICE := on_device test_loss_equality test_resume test_packed test_quantized test_frozen test_learning
 device: install  ## the trainer on this machine's own device: half precision, FSDP, DeepSpeed, stock TRL beside ours
 	KTODATA_TESTS_ON_DEVICE=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/pytest --numprocesses 4 \
-	  $(patsubst %,tests/train/test_%.py,$(filter-out on_device,$(ON_DEVICE))) tests/train/on_device.py
+	  $(ON_DEVICE:%=tests/train/%.py)
 
 bench: install  ## the measurements of benchmarks/
 	$(BIN)/python -m benchmarks.validate

@@ -36,7 +36,7 @@ class MendedFile:
         return self.lines[number - 1] if self.is_changed else number
 
 
-class Rewriting:
+class NewCopy:
     """A new copy of a file, line by line; it takes the place of the last one if it is wanted."""
 
     def __init__(self, file: MendedFile, path: Path) -> None:
@@ -45,7 +45,7 @@ class Rewriting:
         self._path = path
         self._lines = array("Q")
 
-    def __enter__(self) -> Rewriting:
+    def __enter__(self) -> NewCopy:
         with writing_to(self._path):
             self._copy = open(self._path, "wb")
         return self

@@ -25,7 +25,7 @@ from kto_data.errors import InputError, UsageError
 from kto_data.finding import Finding, Severity
 from kto_data.image import ImageCheck
 from kto_data.inputs import Input
-from kto_data.mend.copies import MendedFile, Rewriting
+from kto_data.mend.copies import MendedFile, NewCopy
 from kto_data.mend.edits import EDITS, Subject, Wish
 from kto_data.mend.lines import raw_lines, without_end
 from kto_data.mend.splice import apply
@@ -171,10 +171,10 @@ def _mend_rows(
         if not in_file and all(wish.code == DUPLICATE for line in by_line.values() for wish in line):
             continue
         mender = _Mender(file, by_line, in_file, _image_root(file.now, settings.check))
-        with Rewriting(file, folder / f"{index}.{number}.jsonl") as rewriting:
+        with NewCopy(file, folder / f"{index}.{number}.jsonl") as new_copy:
             for line, ending in mender.lines():
-                rewriting.write(line.number, line.raw + ending)
-            rewriting.is_wanted = bool(mender.done)
+                new_copy.write(line.number, line.raw + ending)
+            new_copy.is_wanted = bool(mender.done)
         done.update(mender.done)
     return done
 
@@ -231,7 +231,7 @@ def _drop_duplicates(files: Sequence[MendedFile], wishes: _Wishes, folder: Path,
         if not repeats:
             continue
         before = done.total()
-        with Rewriting(file, folder / f"{index}.{number}.jsonl") as rewriting:
+        with NewCopy(file, folder / f"{index}.{number}.jsonl") as new_copy:
             for line_number, whole in enumerate(raw_lines(file.now.source), start=1):
                 count = repeats.get(line_number, 0)
                 line = Line(file.now.source.path, line_number, 0, without_end(whole))
@@ -239,8 +239,8 @@ def _drop_duplicates(files: Sequence[MendedFile], wishes: _Wishes, folder: Path,
                     file.reject(line_number, (DUPLICATE,))
                     done[DUPLICATE] += count
                 else:
-                    rewriting.write(line_number, whole)
-            rewriting.is_wanted = done.total() > before
+                    new_copy.write(line_number, whole)
+            new_copy.is_wanted = done.total() > before
     return done
 
 
@@ -253,12 +253,12 @@ def _shuffle(file: MendedFile, path: Path) -> None:
             copy.write(whole)
             hashes.append(xxhash.xxh3_64_intdigest(without_end(whole)))
             starts.append(starts[-1] + len(whole))
-    with Rewriting(file, path) as rewriting, open(plain, "rb") as copy:
+    with NewCopy(file, path) as new_copy, open(plain, "rb") as copy:
         for index in sorted(range(len(hashes)), key=hashes.__getitem__):
             copy.seek(starts[index])
             whole = copy.read(starts[index + 1] - starts[index])
-            rewriting.write(index + 1, whole if whole.endswith(b"\n") else whole + b"\n")
-        rewriting.is_wanted = True
+            new_copy.write(index + 1, whole if whole.endswith(b"\n") else whole + b"\n")
+        new_copy.is_wanted = True
     plain.unlink()
 
 
