@@ -1,7 +1,6 @@
 """What only a device can show: half precision, FSDP and DeepSpeed where they belong. `make device`
 
-Not among the tests that every machine runs. On processors alone this runs as well and shows less, which is how it is
-kept in order where there is no device.
+Not among the tests that every machine runs: without a device FSDP is refused, and the rest shows less.
 """
 
 from __future__ import annotations
