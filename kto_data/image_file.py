@@ -12,7 +12,7 @@ from kto_data import image, remote_image, storage
 from kto_data.storage import Answer, FileState, Item
 
 _BLOCK_BYTES = 1 << 17
-"""Read at a time: more of it is memory that the system hands out anew for each."""
+"""Read at a time. For much more, the system would give fresh memory to each file."""
 
 
 def place(root: str, given: str) -> str:

@@ -30,7 +30,8 @@ _WORDS = (
     "\u00a0a\u3000b\u2028c", "\u2581a \u2581",
 )  # fmt: skip
 _ASKING = {"__call__": "PreTrainedTokenizerBase.__call__", "_encode_plus": "TokenizersBackend._encode_plus"}
-"""Methods of a tokenizer of transformers on the way to its backend, and whose they are where they do no more."""
+"""What a tokenizer of transformers does with a text before its backend has it, by whose methods: those of another class
+may do more."""
 _MAX_ADDED = 200  # added tokens that are tried each by itself
 
 
@@ -137,7 +138,10 @@ class TextIds:
     def _fast_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
         """The ids by fastokens; None where it fails, or is found wrong about a text of the sample."""
         if self._num_fast_chars >= _RENEWED_AFTER_CHARS:
+            self._fast = None  # two of them would take twice the memory
             self._fast = self._load()
+            if self._fast is None:
+                return None
         self._num_fast_chars += sum(map(len, texts))
         ids = self._encode(texts)
         if ids is None:

@@ -102,12 +102,17 @@ def check_cache_and_model(manifest: Manifest, processor: Processor) -> None:
 def check_backbone(model: Any) -> None:
     """Raises `ModelError` for a model that keeps no part without its language head: of that part TRL scores the hidden
     states."""
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = below_adapter(model)
     if whole.base_model is whole:
         raise ModelError(
             f"{type(whole).__name__} has no part without its language head, and TRL cannot train it",
             hint="another model",
         )
+
+
+def below_adapter(model: Any) -> Any:
+    """The model that an adapter is around; the model itself where there is none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def check_strategy(config: TrainConfig) -> None:

@@ -24,8 +24,8 @@ ACTIVATION_ERROR = 0.3
 """Share by which activations may be off, either way."""
 
 COUNT_ERROR = 0.02
-"""Share by which weights, gradients and the optimizer's states may be off; under ZeRO-3 weights are a bound, which
-counts those that are gathered while they compute."""
+"""Share by which weights, gradients and the optimizer's states may be off; under ZeRO-3 and FSDP weights are a bound,
+which counts those that are gathered while they compute."""
 
 _STATE_TENSORS = {"sgd": 0, "adafactor": 0, "lion": 1, "rmsprop": 1, "adagrad": 1}
 """Tensors as large as the weights that an optimizer keeps, by how its name begins; Adam's kind keeps two."""
@@ -33,7 +33,7 @@ FOUR_BITS = 0.5 + 4 / 64  # bytes of a weight: half of one, and a scale of four 
 _FOUR_BITS_TWICE = 0.5 + (1 + 4 / 256) / 64  # the same where scales are quantized too
 _EIGHT_BITS = 1.0
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32_768  # TRL scores so many logits at a time
-_GATHERED_LAYERS = 2  # that ZeRO-3 holds whole: the one that computes, and the next
+_GATHERED_LAYERS = 2  # that ZeRO-3 and FSDP hold whole: the one that computes, and the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,7 @@ class Setup:
     num_devices: int
     optimizer: str  # by transformers' name
     dtype: torch.dtype  # of the weights
+    read_as: torch.dtype  # their type where they are not trained
     compute_dtype: torch.dtype
     checkpointing: bool
 
@@ -79,9 +80,9 @@ class Setup:
         dtype = config.dtype if asked == "auto" else asked
         if isinstance(dtype, str):
             dtype = getattr(torch, dtype)
-        plugin, half = args.deepspeed_plugin, args.bf16 or args.fp16
-        if args.fsdp and half and adapter is None:
-            dtype = torch.float32  # accelerate keeps what is trained in full
+        plugin, read_as = args.deepspeed_plugin, dtype or torch.float32
+        # With FSDP, accelerate keeps what is trained in full where it computes in half.
+        is_kept_in_full = args.fsdp and (args.bf16 or args.fp16) and adapter is None
         offloads = plugin is not None and plugin.offload_optimizer_device not in (None, "none")
         return cls(
             adapter=adapter,
@@ -92,8 +93,9 @@ class Setup:
             is_offloaded=offloads or bool(args.fsdp and args.fsdp_config.get("cpu_offload")),
             num_devices=args.world_size,
             optimizer=str(getattr(args.optim, "value", args.optim)),
-            dtype=dtype or torch.float32,
-            compute_dtype=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else dtype,
+            dtype=torch.float32 if is_kept_in_full else read_as,
+            read_as=read_as,
+            compute_dtype=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else read_as,
             checkpointing=args.gradient_checkpointing,
         )
 
@@ -131,12 +133,17 @@ class Estimator:
         tile = min(batch.rows * batch.tokens, _TILE_TOKENS) * min(text.vocab_size, _TILE_VOCABULARY)
         parts = Parts(
             weights=held + adapter * setup.adapter_dtype.itemsize,
-            reference=held if setup.is_reference_live and setup.adapter is None else 0,
+            reference=self._reference_bytes(setup),
             activations=kept.total,
             logits=tile * setup.compute_dtype.itemsize,
             pixels=batch.pixel_bytes,
         )
         return self._with_states(parts, setup, trained)
+
+    def _reference_bytes(self, setup: Setup) -> float:
+        if not setup.is_reference_live or setup.adapter is not None:
+            return 0
+        return self._weight_bytes(replace(setup, dtype=setup.read_as))
 
     def _weight_bytes(self, setup: Setup) -> float:
         linear = self.weights.linear if setup.packed_bytes else 0

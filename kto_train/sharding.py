@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
 
+from kto_train.checks import below_adapter
+
 
 @contextmanager
 def units_for_scoring(model: Any, plugin: FullyShardedDataParallelPlugin | None) -> Iterator[None]:
     """While accelerate spreads `model`: its head belongs to the unit of the whole, whose weights are there all along
-    its forward. And where the layers that are units are not named, they are those of the architecture that this model
-    has: of a model with a vision tower, transformers names some that are in others of its kind alone."""
+    its forward. And where the settings do not name the layers that are units of their own, they are those that
+    transformers names for the architecture and this model has: for LLaVA it names layers of other vision towers too."""
     if plugin is None:
         yield
         return
     if plugin.transformer_cls_names_to_wrap is None:
         present = {type(module).__name__ for module in model.modules()}
         plugin.transformer_cls_names_to_wrap = sorted(present.intersection(model._no_split_modules or ()))
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = below_adapter(model)
     if _has_tied_head(whole):  # the embeddings are its weights, and they are called
         yield
         return
@@ -40,11 +42,9 @@ def units_for_scoring(model: Any, plugin: FullyShardedDataParallelPlugin | None)
 
 @contextmanager
 def on_device(model: Any, device: torch.device) -> Iterator[Any]:
-    """The model, on `device` for as long as it is needed there: with FSDP, transformers leaves it where it was read."""
+    """The model, whole on `device` for as long as it is needed there: with FSDP, transformers leaves it where it was
+    read."""
     found = next(model.parameters()).device
-    if found == device:
-        yield model
-        return
     model.to(device)
     try:
         yield model
@@ -55,7 +55,8 @@ def on_device(model: Any, device: torch.device) -> Iterator[Any]:
 @contextmanager
 def states_where_there_are_any() -> Iterator[None]:
     """While accelerate reads an optimizer: torch would refuse one that has no state of a weight that can be trained,
-    and of one that no step has given a gradient there is none, as of the last layers of LLaVA's vision tower."""
+    and of one that no step has given a gradient there is none, as of the last layers of LLaVA's vision tower. That
+    nothing else is missing, the list of the checkpoint's files has told."""
     options_of = fsdp_utils._prepare_sd_options
 
     def lenient(*args: Any) -> Any:
@@ -75,7 +76,7 @@ def keep_names_as_read(model: Any) -> None:
     """Let weights be saved by the names that they were read by. transformers applies backwards what it renamed them by,
     and where ZeRO-3 is on it also keeps the renamings that matched nothing: those of Qwen2.5-VL would put a prefix
     before every name (transformers 5.23)."""
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = below_adapter(model)
     renamings = getattr(whole, "_weight_conversions", None)
     if renamings is not None:
         whole._weight_conversions = [renaming for renaming in renamings if renaming.was_used()]

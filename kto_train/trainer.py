@@ -38,7 +38,7 @@ from kto_train.columns import (
 )
 from kto_train.dataset import Cache, read_rows
 from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worker_settings
-from kto_train.reference import ReferenceStore
+from kto_train.reference import ReferenceStore, weights_hash
 from kto_train.reference_pass import ReferencePass, Tensors
 from kto_train.resumable import ResumableKTOTrainer
 from kto_train.sharding import keep_names_as_read, on_device, units_for_scoring
@@ -89,6 +89,8 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         self._eval_groups: Groups | None = None
         self._train_sampler: GroupBatchSampler | None = None
         self._store = ReferenceStore(reference_folder or cache.path / "reference")
+        given = options.get("ref_model")
+        self._given_reference = "" if given is None else weights_hash(given)  # before it is spread
         super().__init__(
             model=model,
             args=args,
@@ -212,7 +214,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         return {
             "cache": self.cache.manifest.fingerprint,
             "split": name,
-            "weights": "".join(dict.fromkeys(gather_object([reference.weights_hash(self.model)]))),
+            "weights": self._given_reference or "".join(dict.fromkeys(gather_object([weights_hash(self.model)]))),
             "batch size": groups.largest,
             "seed": self.args.seed,
             "devices": self.args.world_size,
@@ -226,11 +228,15 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         }
 
     def _placed_model(self) -> contextlib.AbstractContextManager[Any]:
-        """The reference as it can be run before `train` prepares the model: DeepSpeed has left it in pieces (ZeRO-3) or
-        not on its device, and gathers it as an inference engine; for FSDP, TRL has spread a copy, unless there is an
-        adapter."""
+        """The reference as it can be run before `train` prepares the model. One that was given, and the copy that TRL
+        makes for FSDP, are prepared. Else it is the model itself, which DeepSpeed has left in pieces (ZeRO-3) or not on
+        its device, and gathers as an inference engine."""
+        if self.ref_model is not None:
+            return contextlib.nullcontext(self.ref_model)
+        if self.is_fsdp_enabled:
+            return on_device(self.model, self.accelerator.device)
         if not self.is_deepspeed_enabled:
-            return on_device(self.ref_model or self.model, self.accelerator.device)
+            return contextlib.nullcontext(self.model)
         if self._precompute_engine is None:
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         return contextlib.nullcontext(self._precompute_engine)

@@ -5,11 +5,13 @@ Not among the tests that every machine runs: without a device FSDP is refused, a
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sharded
+import torch
 from caches import make_cache, text_records
 from conftest import TinyModel
 from safetensors.torch import load_file
@@ -55,11 +57,12 @@ def test_one_rank_of_fsdp_trains_as_a_plain_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["text", "llava"])
-def test_the_command_trains_with_fsdp_and_goes_on(family: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+def test_the_command_trains_with_fsdp(family: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     """From the plain command: it starts what FSDP needs."""
     cache, model = drawn_cache(family, tiny_model(family), tmp_path, 12).path, tiny_model(family)
     fsdp = ("--set", "kto.fsdp=true", "--set", "kto.save_steps=2")
     assert main(train(cache, model, tmp_path / "with", *fsdp)) == ExitCode.OK
+    shutil.rmtree(cache / "reference")  # which is computed again, and not by FSDP
     assert main(train(cache, model, tmp_path / "without")) == ExitCode.OK
     assert_near(tmp_path / "with", tmp_path / "without")
 
@@ -88,5 +91,4 @@ def train(cache: Path, model: Path, output: Path, *options: str) -> list[str]:
 def assert_near(found: Path, expected: Path) -> None:
     """Sums are in another order, and Adam's first steps are as large for a gradient near 0 as for any."""
     weights, expected_weights = (load_file(folder / "model.safetensors") for folder in (found, expected))
-    apart = {name: float((value - weights[name]).abs().max()) for name, value in expected_weights.items()}
-    assert max(apart.values()) < 1e-4, apart
+    torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-4)

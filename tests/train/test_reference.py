@@ -11,15 +11,16 @@ from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from peft import LoraConfig
 from test_loss_equality import make_args
+from transformers import AutoModelForCausalLM
 
 from kto_train import CachedKTOTrainer, load_cache, reference_pass
 from kto_train.reference import ReferenceStore, weights_hash
 
 
 def make_trainer(model: Path, cache: Path, folder: Path, **settings: object) -> CachedKTOTrainer:
-    lora = settings.pop("lora", None)
+    lora, given = settings.pop("lora", None), settings.pop("ref_model", None)
     args = make_args(folder, **{"precompute_ref_log_probs": True, **settings})
-    return CachedKTOTrainer(str(model), cache=load_cache(cache), args=args, peft_config=lora)
+    return CachedKTOTrainer(str(model), cache=load_cache(cache), args=args, peft_config=lora, ref_model=given)
 
 
 @pytest.fixture
@@ -72,6 +73,25 @@ def test_the_values_are_those_of_the_rows_in_any_batch(text_cache: Path, tiny_mo
         batch = trainer.data_collator([trainer.train_dataset[row], trainer.train_dataset[0]])
         own, _ = trainer.compute_ref_log_probs(trainer.model, batch)
         assert float(own[0]) == pytest.approx(float(stored[row]), abs=1e-4)
+
+
+def test_a_reference_model_that_is_given_is_the_one_that_is_asked_and_known_again(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kto_train")
+    own = make_trainer(tiny_model("text"), text_cache, tmp_path / "1").train_dataset["ref_logps"][:]
+    assert computed(caplog) == ["computing 12 rows"]
+    other = AutoModelForCausalLM.from_pretrained(tiny_model("text"))
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(2)
+    for told in ("computing 12 rows (those stored are of other weights)", "reused from"):
+        given = make_trainer(tiny_model("text"), text_cache, tmp_path / "2", ref_model=other)
+        assert computed(caplog) == [told]
+        found = given.train_dataset["ref_logps"][:]
+        assert found != own
+    batch = given.data_collator([given.train_dataset[row] for row in range(2)])
+    asked, _ = given.compute_ref_log_probs(other, batch)
+    assert asked.tolist() == pytest.approx(found[:2], abs=1e-4)
 
 
 def test_the_eval_split_has_its_own_values(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
