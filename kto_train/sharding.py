@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from kto_train.checks import below_adapter
 
@@ -43,7 +44,10 @@ def units_for_scoring(model: Any, plugin: FullyShardedDataParallelPlugin | None)
 @contextmanager
 def on_device(model: Any, device: torch.device) -> Iterator[Any]:
     """The model, whole on `device` for as long as it is needed there: with FSDP, transformers leaves it where it was
-    read."""
+    read. One that is spread already is where it has to be."""
+    if isinstance(model, FSDPModule | FullyShardedDataParallel):
+        yield model
+        return
     found = next(model.parameters()).device
     model.to(device)
     try:
