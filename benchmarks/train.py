@@ -103,11 +103,8 @@ def in_process(job: Job) -> Taken:
     if ran.returncode != 0:
         raise SystemExit(ran.stderr)
     taken = Taken(**json.loads(ran.stdout.splitlines()[-1]))
-    who = "stock" if job.is_stock else "ours"
-    print(
-        f"  {who}, {job.loss}: {taken.steps} steps in {taken.seconds:.1f} s after {taken.setup_seconds:.1f} s, ", end=""
-    )
-    print(f"peak memory {taken.peak_bytes / MIB:,.0f} MiB", flush=True)
+    who, peak = "stock" if job.is_stock else "ours", f"{taken.peak_bytes / MIB:,.0f} MiB at most"
+    print(f"  {who}, {job.loss}: {taken.steps} steps in {taken.seconds:.1f} s, {peak}", flush=True)
     return taken
 
 

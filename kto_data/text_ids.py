@@ -185,8 +185,8 @@ class TextIds:
 def _plain_backend(reference: Any) -> Any:
     """What makes the ids of a tokenizer of transformers, asked without what transformers adds to each text in vain;
     None where the tokenizer is of a class that does more than ask it."""
-    found = (getattr(getattr(type(reference), name, None), "__qualname__", "") for name in _ASKING)
-    is_plain = all(name == expected for name, expected in zip(found, _ASKING.values(), strict=True))
+    methods = ((getattr(type(reference), name, None), whose) for name, whose in _ASKING.items())
+    is_plain = all(getattr(method, "__qualname__", "") == whose for method, whose in methods)
     return reference.backend_tokenizer if is_plain else None
 
 
