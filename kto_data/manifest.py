@@ -128,7 +128,7 @@ def read_manifest(cache: Path | str) -> Manifest:
 
 def has_manifest(cache: Path | str) -> bool:
     """Whether there is a cache at a folder or URL. Raises `CacheError` where the URL cannot be read."""
-    path = _path(cache)
+    path = path_in(cache, MANIFEST_NAME)
     try:
         return storage.is_file(path) if storage.is_url(path) else Path(path).exists()
     except OSError as error:
@@ -137,16 +137,15 @@ def has_manifest(cache: Path | str) -> bool:
 
 def read_manifest_bytes(cache: Path | str) -> bytes:
     """What `parse_manifest` takes. Raises `CacheError` where there is none, `UsageError` as `read_manifest` does."""
-    path = _path(cache)
     try:
-        return storage.read_bytes(path) if storage.is_url(path) else Path(path).read_bytes()
+        return read_in(cache, MANIFEST_NAME)
     except FileNotFoundError:
         raise CacheError(
             f"{cache} is not a cache: it has no {MANIFEST_NAME}",
             hint=f"ktodata preprocess DATA --model MODEL --output {cache}",
         ) from None
     except OSError as error:
-        raise CacheError(f"cannot read {path}: {error.strerror or error}") from None
+        raise CacheError(f"cannot read {path_in(cache, MANIFEST_NAME)}: {error.strerror or error}") from None
 
 
 def parse_manifest(content: bytes, cache: Path | str) -> Manifest:
@@ -162,5 +161,12 @@ def parse_manifest(content: bytes, cache: Path | str) -> Manifest:
         ) from None
 
 
-def _path(cache: Path | str) -> str:
-    return f"{os.fspath(cache).rstrip('/')}/{MANIFEST_NAME}"
+def path_in(cache: Path | str, name: str) -> str:
+    """The path or URL of a file in the cache at a folder or URL."""
+    return f"{os.fspath(cache).rstrip('/')}/{name}"
+
+
+def read_in(cache: Path | str, name: str) -> bytes:
+    """The bytes of a file in the cache at a folder or URL. Raises OSError where it cannot be read."""
+    path = path_in(cache, name)
+    return storage.read_bytes(path) if storage.is_url(path) else Path(path).read_bytes()

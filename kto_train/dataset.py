@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from kto_data.choices import PackImages
 from kto_data.download import fetch_cache
 from kto_data.errors import CacheError, InputError
 from kto_data.manifest import FORMAT_VERSION, Manifest, read_manifest
+from kto_data.opened_cache import recorded_image_root
 from kto_data.packing import IMAGES_NAME
 from kto_data.paths import TRAIN
 from kto_train.columns import CACHE_COLUMNS, COMPLETION_IDS, IMAGE_REFS, IMAGES, LABEL, PROMPT_IDS
@@ -58,7 +58,7 @@ def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
     elif cache.pack_images != "none":
         cache.image_root = path.resolve() / IMAGES_NAME
     else:
-        cache.image_root = _recorded_root(home, manifest.image_root)
+        cache.image_root = recorded_image_root(home if storage.is_url(home) else path, manifest)
     _check_splits(cache)
     has_images = any(split.num_images for split in manifest.splits.values())
     if has_images and isinstance(cache.image_root, Path) and not cache.image_root.is_dir():
@@ -71,15 +71,6 @@ def load_cache(path: str | Path, image_root: str | Path | None = None) -> Cache:
             f"the image root {cache.image_root} is not a folder", hint="give the place of the images: --image-root DIR"
         )
     return cache
-
-
-def _recorded_root(cache: str, root: str) -> Path | str:
-    """The image root that a manifest records: seen from its cache, so that the two can be moved together."""
-    if storage.is_url(root):
-        return root
-    if storage.is_url(cache) and not os.path.isabs(root):
-        return storage.join(cache, root)
-    return Path(os.path.realpath(cache), root)
 
 
 def read_rows(dataset: Dataset) -> Rows:

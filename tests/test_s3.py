@@ -190,6 +190,62 @@ def test_a_cache_at_a_url_is_trained_on_from_one_copy(
     assert load_cache(f"{BUCKET}/cache").path == copy  # nothing else is fetched for it
 
 
+@pytest.mark.parametrize("packing", ["none", "original"])
+def test_a_cache_at_a_url_is_shown_as_the_one_on_disk(
+    s3: Any,
+    data: Path,
+    tmp_path: Path,
+    preprocess: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    packing: str,
+) -> None:
+    cache = f"{BUCKET}/shown-{packing}"  # a process copies what is at a URL once
+    s3.put(str(data.parent), "bucket/photos", recursive=True)
+    options = ["--image-root", f"{BUCKET}/photos", "--pack-images", packing]
+    assert preprocess(data, tmp_path / "here", *options) == 0
+    assert preprocess(data, cache, *options) == 0
+    if packing == "original":
+        s3.rm("bucket/photos", recursive=True)
+    capsys.readouterr()
+
+    def shown(*command: str) -> list[str]:
+        told = []
+        for place in (str(tmp_path / "here"), cache):
+            assert main([command[0], place, *command[1:]]) == 0
+            told.append(capsys.readouterr().out)
+        return told
+
+    here, there = shown("stats")
+    assert here == there
+    assert "desirable" in here
+    here, there = shown("inspect", "--row", "1", "--row", "9")
+    assert here == there
+    assert "Shape 1." in here
+
+    page = tmp_path / "rows.html"
+    pages = []
+    for place in (str(tmp_path / "here"), cache):
+        assert main(["inspect", place, "--head", "12", "--html", str(page)]) == 0
+        pages.append(page.read_text().replace(place, "CACHE"))
+    assert pages[0] == pages[1]
+    assert pages[0].count("data:image/jpeg") > 3
+
+
+def test_a_cache_at_a_url_with_another_shard_is_not_shown(
+    s3: Any, data: Path, preprocess: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess(data, f"{BUCKET}/changed") == 0
+    s3.copy("bucket/changed/train/shard-00001.arrow", "bucket/changed/train/shard-00000.arrow")
+    s3.rm("bucket/changed/train/shard-00001.arrow")
+    assert main(["inspect", f"{BUCKET}/changed"]) == 2
+    assert "shard-00000.arrow is not the file that the manifest says" in capsys.readouterr().err
+    assert main(["inspect", f"{BUCKET}/changed", "--row", "5"]) == 2
+    assert "cannot read s3://bucket/changed/train/shard-00001.arrow" in capsys.readouterr().err
+    s3.rm("bucket/changed/report.json")
+    assert main(["stats", f"{BUCKET}/changed"]) == 2
+    assert "cannot read s3://bucket/changed/report.json" in capsys.readouterr().err
+
+
 def test_images_are_read_from_a_url_by_forked_loaders(
     s3: Any, data: Path, tmp_path: Path, preprocess: Callable[..., int], tiny_model: TinyModel
 ) -> None:

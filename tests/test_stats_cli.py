@@ -145,13 +145,3 @@ def test_what_is_for_data_alone_is_refused_of_a_cache(tmp_path: Path, capsys: py
     assert "manifest.json is not understood" in capsys.readouterr().err
     assert main(["stats", str(odd_data(tmp_path)), "--output-format", "html"]) == 2
     assert "--output-format html is for a cache" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["stats", "inspect"])
-def test_a_cache_at_a_url_is_told_from_data(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "manifest.json").write_text("{}")
-    (tmp_path / "report.json").write_text("{}")
-    assert main([command, f"file://{tmp_path}"]) == 2
-    err = capsys.readouterr().err
-    assert f"file://{tmp_path} is a URL, and a cache is shown from a folder" in err
-    assert "copy it to this machine" in err

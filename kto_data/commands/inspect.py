@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    folder: Annotated[str, typer.Argument(metavar="CACHE", help="Folder that `ktodata preprocess` made.")],
+    folder: Annotated[str, typer.Argument(metavar="CACHE", help="Folder or URL that `ktodata preprocess` wrote to.")],
     *,
     split: Annotated[str, typer.Option(help="The split to look at.")] = "train",
     row: Annotated[
@@ -42,7 +42,7 @@ def inspect(
         Path | None, typer.Option(help="Write them to this HTML file, images shown, and print nothing.")
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder that image paths start from.", show_default="that of the cache")
+        str | None, typer.Option(help="Folder or URL that image paths start from.", show_default="that of the cache")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model folder or hub id.", show_default="that of the cache")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
@@ -57,14 +57,15 @@ def inspect(
     if row and (label is not None or head is not None):
         raise UsageError("--row names rows, and --label and --head choose them", hint="give one or the other")
     from kto_data.commands.output import wants_color
-    from kto_data.commands.places import refuse_cache_at_url, refuse_within
+    from kto_data.commands.places import image_folder, refuse_within
     from kto_data.manifest import read_manifest
+    from kto_data.opened_cache import place_of
     from kto_data.report.cached_rows import row_lines
     from kto_data.report.text import Paint
 
-    refuse_cache_at_url(folder)
-    cache = Path(folder)
+    cache = place_of(folder)
     refuse_within(cache, [("--html", html)])
+    root = image_folder(image_root)
     manifest = read_manifest(cache)
     if split not in manifest.splits:
         raise UsageError(f"{cache} has no split {split!r}", hint=f"it has {', '.join(manifest.splits)}")
@@ -72,7 +73,7 @@ def inspect(
     chosen = _rows(cache, manifest, split, row) if row else _first_rows(cache, manifest, split, label, head)
     rows = _shown(split, chosen, processor)
     if html is not None:
-        _write_page(html, rows, cache, manifest, image_root)
+        _write_page(html, rows, cache, manifest, root)
         return
     paint = Paint(color=wants_color(color, sys.stdout))
     for index, shown in enumerate(rows):
@@ -82,7 +83,7 @@ def inspect(
             print(line)
 
 
-def _processor(cache: Path, manifest: Manifest, model: str | None, *, trust_remote_code: bool) -> Processor:
+def _processor(cache: Path | str, manifest: Manifest, model: str | None, *, trust_remote_code: bool) -> Processor:
     """That of the model, refused where its tokenizer is not the one that made the ids."""
     from kto_data.processor import load_processor
     from kto_data.training import cache_mismatches
@@ -90,7 +91,7 @@ def _processor(cache: Path, manifest: Manifest, model: str | None, *, trust_remo
     if model is None:
         if not manifest.model:
             raise CacheError(f"{cache} does not say where its model is", hint="name it with --model")
-        beside = cache / manifest.model
+        beside = cache / manifest.model if isinstance(cache, Path) else Path(manifest.model)
         model = str(beside.resolve()) if beside.is_dir() else manifest.model
         if model.startswith(".."):
             raise CacheError(f"the model of {cache} is not in {beside} any more", hint="name it with --model")
@@ -101,7 +102,8 @@ def _processor(cache: Path, manifest: Manifest, model: str | None, *, trust_remo
     return processor
 
 
-def _rows(cache: Path, manifest: Manifest, split: str, numbers: list[int]) -> Iterator[tuple[int, CachedRow]]:
+def _rows(cache: Path | str, manifest: Manifest, split: str, numbers: list[int]) -> Iterator[tuple[int, CachedRow]]:
+    from kto_data.opened_cache import shard_file
     from kto_data.shard import read_rows
 
     total = manifest.splits[split].counts.kept
@@ -111,17 +113,18 @@ def _rows(cache: Path, manifest: Manifest, split: str, numbers: list[int]) -> It
         first = 0
         for shard in manifest.splits[split].shards:
             if number < first + shard.rows:
-                yield number, next(read_rows(cache / shard.path, number - first))
+                yield number, next(read_rows(shard_file(cache, shard), number - first))
                 break
             first += shard.rows
 
 
 def _first_rows(
-    cache: Path, manifest: Manifest, split: str, label: str | None, head: int | None
+    cache: Path | str, manifest: Manifest, split: str, label: str | None, head: int | None
 ) -> Iterator[tuple[int, CachedRow]]:
+    from kto_data.opened_cache import shard_file
     from kto_data.shard import read_rows
 
-    every = (row for shard in manifest.splits[split].shards for row in read_rows(cache / shard.path))
+    every = (row for shard in manifest.splits[split].shards for row in read_rows(shard_file(cache, shard)))
     found = ((n, row) for n, row in enumerate(every) if label is None or row.label == (label == "desirable"))
     return islice(found, head or _ROWS_SHOWN)
 
@@ -134,11 +137,16 @@ def _shown(split: str, rows: Iterator[tuple[int, CachedRow]], processor: Process
         yield ShownRow(split=split, number=number, row=row, decoded=decode(processor, row.encoded))
 
 
-def _write_page(html: Path, rows: Iterator[ShownRow], cache: Path, manifest: Manifest, image_root: Path | None) -> None:
+def _write_page(
+    html: Path, rows: Iterator[ShownRow], cache: Path | str, manifest: Manifest, image_root: str | None
+) -> None:
+    from kto_data.manifest import path_in
+    from kto_data.opened_cache import recorded_image_root
     from kto_data.packing import IMAGES_NAME
     from kto_data.report.cached_rows import ImagePlaces, rows_page
     from kto_data.writing import write_whole
 
-    places = ImagePlaces(image_root or cache / manifest.image_root, cache / IMAGES_NAME, manifest.pack_images)
+    root = image_root or str(recorded_image_root(cache, manifest))
+    places = ImagePlaces(root, path_in(cache, IMAGES_NAME), manifest.pack_images)
     write_whole(html, rows_page(str(cache), rows, places).encode())
     print(f"ktodata: rows written to {html}", file=sys.stderr)

@@ -28,22 +28,12 @@ def refuse_shared(inputs: Sequence[Input], places: Iterable[Place]) -> None:
             raise UsageError(f"{option} {path} is also {other}", hint="give each a file of its own")
 
 
-def refuse_within(cache: Path, places: Iterable[Place]) -> None:
-    """Raises `UsageError` where a file that is to be written would lie in the folder of a cache."""
-    for option, path in places:
+def refuse_within(cache: Path | str, places: Iterable[Place]) -> None:
+    """Raises `UsageError` where a file that is to be written would lie in the folder of a cache; one at a URL has none
+    on this machine."""
+    for option, path in places if isinstance(cache, Path) else ():
         if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache)):
             raise UsageError(f"{option} {path} is in the cache", hint="name a file outside of it")
-
-
-def refuse_cache_at_url(given: str) -> None:
-    """Raises `UsageError` where the cache whose rows or report are to be shown is named by a URL."""
-    from kto_data.storage import is_url
-
-    if is_url(given):
-        raise UsageError(
-            f"{given} is a URL, and a cache is shown from a folder",
-            hint="copy it to this machine first; its report is report.html, and .md, beside its manifest.json",
-        )
 
 
 def image_folder(given: str | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kto_data.commands import options
-from kto_data.commands.places import refuse_cache_at_url, refuse_shared, refuse_within
+from kto_data.commands.places import refuse_shared, refuse_within
 from kto_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def stats(
 ) -> None:
     """Show what KTO data is like: labels and weights, lengths, repeats, and what of it is worth a look.
 
-    Of a cache, given as its folder, it is the label balance report. Records that break the schema are left out. Exit
-    code 0 whatever is found; 2: the data could not be read.
+    Of a cache, given as its folder or URL, it is the label balance report. Records that break the schema are left out.
+    Exit code 0 whatever is found; 2: the data could not be read.
     """
     cache = _as_cache(paths or ())
     if cache is not None:
@@ -87,15 +87,16 @@ def stats(
     _stats(effective.settings, output_format, output_file)
 
 
-def _as_cache(paths: Sequence[str]) -> Path | None:
+def _as_cache(paths: Sequence[str]) -> Path | str | None:
     from kto_data import storage
     from kto_data.manifest import MANIFEST_NAME
+    from kto_data.opened_cache import place_of
     from kto_data.opening import kind_of
 
     if len(paths) == 1 and storage.is_url(paths[0]) and kind_of(paths[0]) is None:
         with suppress(OSError):  # of what cannot be reached it is told where it is opened
             if storage.is_file(storage.join(paths[0], MANIFEST_NAME)):
-                refuse_cache_at_url(paths[0])
+                return place_of(paths[0])
     if len(paths) == 1 and os.path.isfile(os.path.join(paths[0], MANIFEST_NAME)):
         return Path(paths[0])
     return None
@@ -111,7 +112,7 @@ def _refuse_options_of_data(ctx: typer.Context) -> None:
             )
 
 
-def _cache_stats(cache: Path, output_format: str, output_file: Path | None, color: str) -> None:
+def _cache_stats(cache: Path | str, output_format: str, output_file: Path | None, color: str) -> None:
     from kto_data.commands.output import wants_color
     from kto_data.commands.validate import opened
     from kto_data.manifest import read_manifest

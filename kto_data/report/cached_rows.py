@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from kto_data import __version__
+from kto_data import __version__, remote_image, storage
 from kto_data.choices import PackImages
 from kto_data.decode import Decoded, Piece, PieceKind
 from kto_data.encode import ImageRef
-from kto_data.image import ImageCheck, probe
+from kto_data.image import ImageCheck, ProbeStatus, probe
+from kto_data.local_copy import local_copy
 from kto_data.packing import packed_name
 from kto_data.report.pictures import MOST_PICTURES, data_uri
 from kto_data.report.template import render
@@ -95,8 +96,8 @@ def _content_lines(pieces: Sequence[Piece], color: str, paint: Paint) -> Iterato
 class ImagePlaces:
     """Where the images of a cache are looked for."""
 
-    root: Path  # that paths start from
-    packed: Path  # the cache's own
+    root: str  # folder or URL that paths start from
+    packed: str  # the cache's own
     packing: PackImages
 
     def picture(self, image: ImageRef) -> str:
@@ -104,8 +105,20 @@ class ImagePlaces:
         found = ""
         if self.packing != "none":
             name = packed_name(image, self.packing)
-            found = data_uri(probe(name, self.packed.resolve(), ImageCheck.HEADER))
-        return found or data_uri(probe(image.path, self.root.resolve(), ImageCheck.HEADER))
+            found = _picture(name, self.packed)
+        return found or _picture(image.path, self.root)
+
+
+def _picture(path: str, root: str) -> str:
+    if not storage.is_url(root):
+        return data_uri(probe(path, os.path.realpath(root), ImageCheck.HEADER))
+    found = remote_image.probe(path, root, ImageCheck.HEADER)
+    if found.status is not ProbeStatus.OK:
+        return ""
+    try:
+        return data_uri(replace(found, tried=local_copy(found.tried).path))
+    except OSError:
+        return ""
 
 
 def rows_page(cache: str, rows: Iterable[ShownRow], places: ImagePlaces) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kto_data.distribution import Distribution, Separation
 from kto_data.errors import CacheError
-from kto_data.manifest import Manifest, SplitCounts
+from kto_data.manifest import Manifest, SplitCounts, path_in, read_in
 from kto_data.pairing import Microbatches
 from kto_data.publish import REPORT_NAME
 from kto_data.remarks import Remark
@@ -161,19 +161,19 @@ def report_text(report: BalanceReport) -> str:
     return report.model_dump_json(indent=2) + "\n"
 
 
-def read_report(cache: Path, manifest: Manifest) -> BalanceReport:
-    """The report of a cache with this manifest.
+def read_report(cache: Path | str, manifest: Manifest) -> BalanceReport:
+    """The report of the cache with this manifest at a folder or URL.
 
     Raises `CacheError` where it is missing, cannot be understood, or is of another cache.
     """
-    path = cache / REPORT_NAME
+    path = path_in(cache, REPORT_NAME)
     hint = "run `ktodata preprocess` again: shards that are there are taken over"
     try:
-        report = BalanceReport.model_validate_json(path.read_bytes())
+        report = BalanceReport.model_validate_json(read_in(cache, REPORT_NAME))
     except ValidationError as error:
         raise CacheError(f"{path} is not understood: {error.errors()[0]['msg']}", hint=hint) from None
     except OSError as error:
-        raise CacheError(f"cannot read {path}: {error.strerror}", hint=hint) from None
+        raise CacheError(f"cannot read {path}: {error.strerror or error}", hint=hint) from None
     if report.fingerprint != manifest.fingerprint:
         raise CacheError(f"{path} is that of another cache", hint=hint)
     return report
