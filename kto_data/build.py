@@ -270,7 +270,7 @@ def id_parts(processor: Processor, settings: BuildSettings) -> dict[str, Any]:
         "image_max_pixels": settings.budget.max_pixels,
         "max_length": settings.max_length,
         "too_long": settings.too_long.value,
-        "libraries": {name: version(name) for name in _ID_LIBRARIES},
+        "libraries": {"ktodata": __version__, **{name: version(name) for name in _ID_LIBRARIES}},
     }
 
 

@@ -20,7 +20,8 @@ def identity(processing_class: Any, tokenizer: Any, *, with_images: bool) -> dic
     template = processing_class.chat_template or tokenizer.chat_template
     parts = {"tokenizer": _tokenizer_state(tokenizer), "chat_template": json.dumps(template, sort_keys=True).encode()}
     if with_images:
-        settings = json.dumps(_settings(processing_class.to_dict()), sort_keys=True, default=str)
+        entries = {**_settings(processing_class.to_dict()), "image_token": str(processing_class.image_token)}
+        settings = json.dumps(entries, sort_keys=True, default=str)
         parts["image_processor"] = settings.encode()
     return {name: hashlib.sha256(state).hexdigest()[:32] for name, state in parts.items()}
 
@@ -29,12 +30,19 @@ def _tokenizer_state(tokenizer: Any) -> bytes:
     backend = getattr(tokenizer, "backend_tokenizer", None)  # tokenizers written in Python have none
     if backend is None:
         added = {str(token): index for token, index in tokenizer.get_added_vocab().items()}
-        return json.dumps([tokenizer.get_vocab(), added], sort_keys=True).encode()
+        return json.dumps([tokenizer.get_vocab(), added, _beside_backend(tokenizer)], sort_keys=True).encode()
     state = orjson.loads(backend.to_str())  # megabytes of vocabulary
     # Left behind by whoever called last; they have no part in the ids of a single text.
     state.pop("truncation", None)
     state.pop("padding", None)
-    return orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps([state, _beside_backend(tokenizer)], option=orjson.OPT_SORT_KEYS)
+
+
+def _beside_backend(tokenizer: Any) -> dict[str, Any]:
+    """What of a tokenizer its backend does not know: special tokens that a template writes, and whether they are read
+    as such. Not the one for padding, which training scripts set as they like, and no template writes."""
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name != "pad_token"}
+    return {"named": named, "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False))}
 
 
 def _settings(value: Any) -> Any:

@@ -31,9 +31,10 @@ def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) ->
 
     Of its images only those lie there that were not in their place already.
 
-    From the first step to the last the folder has no manifest, and so is no cache. Raises `InputError` when the disk
-    is full or the folder cannot be written to.
+    From the first step to the last the folder has no manifest, and so is no cache; what is in `building` tells that one
+    is in the making. Raises `InputError` when the disk is full or the folder cannot be written to.
     """
+    write_whole(building / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
     with writing_to(output):
         (output / MANIFEST_NAME).unlink(missing_ok=True)
         for name in OWN_NAMES:
@@ -42,7 +43,7 @@ def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) ->
             if (building / name).exists():
                 (building / name).replace(output / name)
         move_in(building, output, packed)
-    write_whole(output / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+        (building / MANIFEST_NAME).replace(output / MANIFEST_NAME)
 
 
 def is_whole(output: Path, reports: Mapping[str, bytes]) -> bool:
@@ -66,7 +67,7 @@ def output_lock(output: Path) -> Iterator[None]:
         if holds_packed_alone(output / IMAGES_NAME):
             own.add(IMAGES_NAME)
         others = sorted(set(names) - own)
-        if others and MANIFEST_NAME not in names:
+        if others and not {MANIFEST_NAME, BUILDING_NAME} & set(names):
             raise UsageError(
                 f"{output} is not empty and holds no cache (for one, {others[0]!r})",
                 hint="give --output a new folder, or empty this one",

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ from kto_data.cli import main
 ROWS, ROWS_OF_A_SHARD = 40, 5
 TRAIN, EVAL = Path("train.jsonl"), Path("eval.jsonl")  # in the current folder, so that a copy of it is the same to us
 MODEL, MANIFEST = Path("model"), Path("cache/manifest.json")
-TOKENIZER, TEMPLATE, IMAGES = (
-    MODEL / f"{name}" for name in ("tokenizer.json", "chat_template.jinja", "processor_config.json")
+TOKENIZER, NAMED, TEMPLATE, IMAGES = (
+    MODEL / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
 )
 HASHES = r"[0-9a-f]{8} -> [0-9a-f]{8}"
 
@@ -70,8 +71,26 @@ def alter_image() -> None:
     os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def older_libraries() -> None:
-    build.version = lambda name: "0.0.1"  # type: ignore[assignment]  # put back by the fixture
+# What is set in `build` is put back by the fixture.
+
+
+def older_library(name: str) -> None:
+    installed = build.version
+    build.version = lambda asked: "0.0.1" if asked == name else installed(asked)  # type: ignore[assignment]
+
+
+def newer_version() -> None:
+    build.__version__ = "9.0"  # type: ignore[attr-defined]
+
+
+def newer_format() -> None:
+    build.FORMAT_VERSION = 2  # type: ignore[attr-defined,misc]
+
+
+def copy_images() -> None:
+    Path("elsewhere").mkdir()
+    for image in Path().glob("*.png"):
+        shutil.copy(image, "elsewhere")
 
 
 def edit_bytes(path: Path) -> None:
@@ -111,11 +130,28 @@ CASES = [
     Case("image deleted", Path("1.png").unlink, (), "images", 3),
     Case("image touched", lambda: os.utime("0.png"), (), "", 0),
     Case("tokenizer", lambda: edit(TOKENIZER, '"lstrip": false', '"lstrip": true'), (), f"tokenizer, {HASHES}", 9),
+    Case(
+        "special token", lambda: edit(NAMED, '"eos_token": "</s>"', '"eos_token": "<s>"'), (), f"tokenizer, {HASHES}", 9
+    ),
+    Case(
+        "special tokens read as text",
+        lambda: edit(NAMED, "{", '{"split_special_tokens": true,'),
+        (),
+        f"tokenizer, {HASHES}",
+        9,
+    ),
+    Case("another token pads", lambda: edit(NAMED, '"<pad>"', '"</s>"'), (), "", 0),
     Case("template", lambda: edit(TEMPLATE, "{", " {"), (), f"chat_template, {HASHES}", 9),
     Case("image settings", lambda: edit(IMAGES, 'rgb": true', 'rgb": false'), (), f"image_processor, {HASHES}", 9),
     Case("spaces alone", lambda: edit(TOKENIZER, '"add_prefix_space":', '"add_prefix_space" :'), (), "", 0),
-    Case("libraries", older_libraries, (), r"libraries, transformers [\d.]+ -> 0\.0\.1, tokenizers", 9),
+    *(
+        Case(name, partial(older_library, name), (), rf"libraries, {name} [\d.]+ -> 0\.0\.1$", 9)
+        for name in ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
+    ),
+    Case("ktodata", newer_version, (), r"libraries, ktodata [\w.]+ -> 9\.0$", 9),
+    Case("newer format", newer_format, (), "format_version, 1 -> 2$", 9),
     Case("format version", older_format, (), "format_version, 0 -> 1", 0),
+    Case("images elsewhere", copy_images, ("--image-root", "elsewhere"), "", 0),
     Case("manifest gone", MANIFEST.unlink, (), "", 0),
     Case("shard tampered with", lambda: edit_bytes(Path("cache/train/shard-00003.arrow")), (), "", 1),
     Case("shard gone", Path("cache/train/shard-00002.arrow").unlink, (), "", 1),
@@ -157,7 +193,8 @@ def workplace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A copy of it, to be changed, which is the current folder."""
     shutil.copytree(made, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(build, "version", build.version)
+    for name in ("version", "__version__", "FORMAT_VERSION"):
+        monkeypatch.setattr(build, name, getattr(build, name))
     return tmp_path / "work"
 
 
@@ -237,6 +274,17 @@ def test_how_rows_are_parted_is_part_of_what_a_cache_is(
     assert changed == [told]
     assert (num_redone if num_redone >= 0 else len(shards())) >= len(shards() - before) > 0
     assert preprocess(*DRAWN, option, value, "--output", "afresh") == 0
+    assert content_of("drawn") == content_of("afresh")
+
+
+@pytest.mark.usefixtures("workplace")
+def test_what_becomes_of_invalid_rows_is_part_of_it_even_where_there_are_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    assert preprocess(*DRAWN, "--invalid", "error", "--output", "drawn") == 0
+    assert told_of(capsys.readouterr().err)[0] == ["invalid, drop -> error"]
+    assert preprocess(*DRAWN, "--invalid", "error", "--output", "afresh") == 0
     assert content_of("drawn") == content_of("afresh")
 
 
