@@ -109,6 +109,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     if allotment.lost:
         run.findings.add(allotment.lost)
         return Result(None, None, run.findings, 0)
+    progress(0, 0, None, 0, 0, "")  # a shard may take minutes
     for file, split, built in _built_units(settings, run.files, allotment, building, caches):
         run.add(file, split, built)
         progress(run.record.num_rows, run.num_dropped, share_done(run.files), run.num_built, run.num_lost, "")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -16,13 +17,21 @@ _SECONDS_BETWEEN_FRAMES = 0.2
 
 
 class Progress:
-    """Rows read and dropped so far, rows a second, shards, and the time that is left."""
+    """Rows read and dropped so far, rows a second, shards, and the time that is left.
+
+    From the first `advance_to` on a thread says it again where nothing is new for long: a shard may take minutes.
+    Worker processes are to be forked before, since a lock that the thread holds would stay locked in them.
+    """
 
     def __init__(self, title: str, *, enabled: bool = True) -> None:
         self._title = title
         self._stage = ""
         self._enabled = enabled
         self._started = self._last_line = self._last_told = time.monotonic()
+        self._numbers = _Numbers()
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._teller: threading.Thread | None = None
         self._bar: Bar | None = None
         if enabled and sys.stderr.isatty():
             # Loaded where there is a terminal to draw on, and not otherwise.
@@ -46,6 +55,9 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over.set()
+        if self._teller is not None:
+            self._teller.join()
         if self._bar is not None:
             self._bar.stop()
 
@@ -69,27 +81,56 @@ class Progress:
         """
         if not self._enabled:
             return
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._started = stage, self._last_told
-        self._last_told = now
-        passed = max(now - self._started, 1e-9)
-        state = f"{stage} · " if stage else ""
-        state += f"{num_read:,} rows · {num_read / passed:,.0f} rows/s"
-        if num_dropped:
-            state += f" · {num_dropped:,} dropped"
-        if num_shards:
-            state += f" · {num_shards:,} shards"
-        if num_lost:
-            state += f" · {num_lost:,} failed"
-        if share:
-            state += f" · {_duration(passed * (1 - share) / share)} left"
+        with self._lock:
+            now = time.monotonic()
+            if stage != self._stage:
+                self._stage, self._started = stage, self._last_told
+            self._last_told = now
+            self._numbers = _Numbers(num_read, num_dropped, share, num_shards, num_lost)
         if self._bar is not None:
-            self._bar.start()  # with the first rows: before its thread is there, workers can be forked
-            self._bar.update(self._task, state=state, total=None if share is None else 1, completed=share or 0)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            print(f"{self._title}: {state}", file=sys.stderr, flush=True)
+            self._bar.start()  # which has a thread of its own
+            self._bar.update(self._task, state=self._state(), total=None if share is None else 1, completed=share or 0)
+            return
+        self._say_if_due()
+        if self._teller is None:
+            self._teller = threading.Thread(target=self._go_on_saying, daemon=True)
+            self._teller.start()
+
+    def _go_on_saying(self) -> None:
+        while not self._is_over.wait(_SECONDS_BETWEEN_LINES / 10):
+            self._say_if_due()
+
+    def _say_if_due(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                print(f"{self._title}: {self._state()}", file=sys.stderr, flush=True)
+
+    def _state(self) -> str:
+        passed = max(time.monotonic() - self._started, 1e-9)
+        numbers = self._numbers
+        state = f"{self._stage} · " if self._stage else ""
+        state += f"{numbers.read:,} rows · {numbers.read / passed:,.0f} rows/s"
+        if numbers.dropped:
+            state += f" · {numbers.dropped:,} dropped"
+        if numbers.shards:
+            state += f" · {numbers.shards:,} shards"
+        if numbers.lost:
+            state += f" · {numbers.lost:,} failed"
+        if numbers.share:
+            state += f" · {_duration(passed * (1 - numbers.share) / numbers.share)} left"
+        return state
+
+
+class _Numbers(NamedTuple):
+    """What was said last."""
+
+    read: int = 0
+    dropped: int = 0
+    share: float | None = None
+    shards: int = 0
+    lost: int = 0
 
 
 class StepBar:
