@@ -6,18 +6,24 @@ Each run is a process of its own, forked from one that has the libraries loaded:
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import resource
+import shutil
+import signal
 import struct
 import sys
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TinyModel, make_image, make_record, write_jsonl
 from test_preprocess import files_of
 
+from kto_data import assemble
+from kto_data import publish as publishing
 from kto_data.cli import main
 from kto_data.errors import ExitCode
 
@@ -34,6 +40,26 @@ def no_privileges(_: int = 0) -> None:
     """From here on permissions bind, even the superuser."""
     header, no_capability = struct.pack("Ii", _CAPABILITIES_V3, 0), bytes(24)
     assert ctypes.CDLL(None, use_errno=True).capset(header, no_capability) == 0, os.strerror(ctypes.get_errno())
+
+
+def killed_while_publishing(step: int) -> None:
+    """From here on a kill comes at so manieth a change to the file system since a cache is put in its place."""
+    steps = itertools.count(1)
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*arguments, **options)
+
+        return counted
+
+    def publish(*arguments: Any) -> None:
+        for home, name in ((os, "fsync"), (os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+            setattr(home, name, counted(getattr(home, name)))
+        publishing.publish(*arguments)
+
+    assemble.publish = publish  # type: ignore[attr-defined]
 
 
 def in_trouble(arguments: list[str], said: Path, trouble: Callable[[int], None], degree: int) -> None:
@@ -78,8 +104,8 @@ def run(command: list[str], tmp_path: Path) -> Run:
     server = get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
 
-    def run(trouble: Callable[[int], None], degree: int = 0) -> tuple[int, str]:
-        arguments = [*command, "--output", str(tmp_path / "cache")]
+    def run(trouble: Callable[[int], None], degree: int = 0, *options: str) -> tuple[int, str]:
+        arguments = [*command, "--output", str(tmp_path / "cache"), *options]
         process = server.Process(target=in_trouble, args=(arguments, tmp_path / "said", trouble, degree))
         process.start()
         process.join()
@@ -142,3 +168,29 @@ def test_an_earlier_cache_that_may_not_be_replaced_is_told_in_one_line(
     (cache / "train").chmod(0o700)
     assert main([*command, "--output", str(cache)]) == 0
     assert files_of(cache) == files_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_step_of_putting_a_cache_in_its_place_leaves_all_for_the_next_run(
+    run: Run, command: list[str], tmp_path: Path
+) -> None:
+    whole, earlier, cache = (tmp_path / name for name in ("whole", "earlier", "cache"))
+    packing = ("--pack-images", "original")
+    assert main([*command, "--output", str(whole), *packing]) == 0
+    assert main([*command, "--output", str(earlier), *packing, "--seed", "1"]) == 0
+    for folder in (whole, earlier):
+        (folder / "note.txt").write_text("somebody's")
+    manifests = [(folder / "manifest.json").read_bytes() for folder in (whole, earlier)]
+    for step in itertools.count(1):
+        shutil.copytree(earlier, cache)
+        code, said = run(killed_while_publishing, step, *packing)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, said
+        assert not (cache / "manifest.json").exists() or (cache / "manifest.json").read_bytes() in manifests
+        assert main([*command, "--output", str(cache), *packing]) == 0
+        assert files_of(cache) == files_of(whole)
+        assert not (cache / ".building").exists()
+        shutil.rmtree(cache)
+    assert step > 12
+    assert files_of(cache) == files_of(whole)
