@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +247,36 @@ def test_what_the_data_says_cannot_leave_its_place_in_a_report() -> None:
         for line in FORMATS["markdown"](report).splitlines()
         if evil[:7] in line
     )
+
+
+def told(split: SplitReport) -> dict[str, tuple[str, ...]]:
+    """What a report for people must say of a split, by what it is about: numbers with the words beside them."""
+    kept, batches, leakage = split.stages.kept, split.microbatches, split.leakage
+    assert batches is not None
+    return {
+        "rows": (f"{split.counts.kept:,} rows of {split.counts.read:,} read",),
+        "labels": (f"{kept.desirable:,}", f"{kept.undesirable:,}", f"{kept.balance:.3g}"),
+        "drops": tuple(reason for reason in split.counts.dropped if reason in ("KTO101", "KTO402")),
+        "sources": tuple(entry.source for entry in split.sources[:3]),
+        "quantiles": (f"{split.row_tokens.undesirable.p50:,}",) if split.row_tokens.undesirable else (),
+        "prompts": (f"{split.num_prompts_with_both_labels:,} with both labels",),
+        "repeats": (f"{split.num_duplicates:,}", f"{split.num_contradictions:,}", split.top_completions[0].text[:6]),
+        "shortcuts": tuple(f"{found.property} {found.separation.strength:.2f}" for found in split.shortcuts),
+        "leakage": ()
+        if leakage is None
+        else (f"{leakage.num_same_prompt:,} row", f"an image of {leakage.num_same_image:,}"),
+        "groups": (
+            f"{batches.num_one_label_as_written / batches.number:.1%} in the order",
+            f"are grouped: {batches.num_self_pairs:,}",
+        ),
+    }
+
+
+@pytest.mark.parametrize("format", ["full", "markdown", "html"])
+def test_every_report_for_people_says_all_that_there_is_to_say(format: str) -> None:
+    report = large_report("word")
+    text = " ".join(unescape(FORMATS[format](report)).split())
+    for name, split in report.splits.items():
+        for about, words in told(split).items():
+            for word in words:
+                assert word in text, (name, about)

@@ -10,7 +10,7 @@ from kto_data.balance import Verdict
 from kto_data.paths import TRAIN
 from kto_data.remarks import Remark
 from kto_data.report.balance.model import BalanceReport, LabelCounts, SourceCounts, SplitReport, Weights
-from kto_data.report.balance.text import VERDICTS, headline, interval, number, reason_words, told_stages
+from kto_data.report.balance.text import VERDICTS, headline, interval, number, reason_words, shortcut_words, told_stages
 from kto_data.report.chart import Histogram, histogram
 from kto_data.report.template import render
 from kto_data.report.text import cut
@@ -40,6 +40,7 @@ class SplitSection:
     dropped: tuple[Dropped, ...]
     sources: tuple[SourceCounts, ...]
     completions: tuple[tuple[str, int, int], ...]  # beginning, desirable, undesirable
+    shortcuts: str  # what alone tells the labels apart; empty where nothing can
     histograms: tuple[Histogram, ...]
 
 
@@ -109,6 +110,7 @@ def _section(name: str, split: SplitReport) -> SplitSection:
         completions=tuple(
             (cut(top.text, _MOST_OF_TEXT), top.desirable, top.undesirable) for top in split.top_completions
         ),
+        shortcuts=shortcut_words(split) if split.shortcuts else "",
         histograms=tuple(_histograms(split)),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from kto_data.distribution import Distribution
 from kto_data.paths import TRAIN
 from kto_data.report.balance.model import BalanceReport, LabelCounts, SplitReport, Weights
-from kto_data.report.balance.text import VERDICTS, headline, interval, number, reason_words, told_stages
+from kto_data.report.balance.text import VERDICTS, headline, interval, number, reason_words, shortcut_words, told_stages
 from kto_data.report.markdown import cell
 from kto_data.report.text import cut
 
@@ -125,6 +125,8 @@ def _repeat_lines(split: SplitReport) -> Iterator[str]:
         f"{split.num_repeated_completions:,} have a completion that another one has too."
     )
     yield ""
+    if split.shortcuts:
+        yield from (f"Labels told apart by one property alone (AUC; 0.50: not at all): {shortcut_words(split)}.", "")
     if split.top_completions:
         yield from _table(
             ("most frequent completions", "desirable", "undesirable"),

@@ -56,6 +56,11 @@ def reason_words(reason: str) -> str:
     return f"{reason} {_RULES[reason].name}" if reason in _RULES else reason
 
 
+def shortcut_words(split: SplitReport) -> str:
+    """How well each property alone tells the labels apart, as its AUC, the worst first."""
+    return ", ".join(f"{entry.property} {entry.separation.strength:.2f}" for entry in split.shortcuts)
+
+
 def told_stages(stages: Stages) -> tuple[tuple[str, LabelCounts], ...]:
     """The stages that lost rows, and the last one: of data that is kept whole the others say the same."""
     named = stages.named()
@@ -81,6 +86,7 @@ def _split_lines(name: str, split: SplitReport, paint: Paint) -> Iterator[str]:
     yield from quantile_lines("tokens a row", split.row_tokens, paint)
     yield from quantile_lines("tokens a completion", split.completion_tokens, paint)
     yield ""
+    yield from _repeat_lines(split, paint)
     yield from _batch_lines(split, paint)
 
 
@@ -138,6 +144,24 @@ def _source_lines(split: SplitReport, paint: Paint) -> Iterator[str]:
         yield f"  {name:<{_NAME_WIDTH}}{kept.desirable:>12,}{kept.undesirable:>13,}  {_two_bars(kept, paint)}".rstrip()
     if split.num_sources > _SHOWN_SOURCES:
         yield f"  … and {split.num_sources - _SHOWN_SOURCES:,} more (report.json, report.html)"
+
+
+def _repeat_lines(split: SplitReport, paint: Paint) -> Iterator[str]:
+    yield (
+        f"{paint('repeats', _BOLD)}  rows that repeat an earlier one: {split.num_duplicates:,}, "
+        f"that contradict another: {split.num_contradictions:,}"
+    )
+    for top in split.top_completions[:1]:
+        rows = top.desirable + top.undesirable
+        yield f"  most frequent completion: {counted(rows, 'row')}, {cut(top.text, 78 - 40 - len(str(rows)))}"
+    if split.shortcuts:
+        yield f"{paint('labels', _BOLD)}  told apart by one property alone (AUC; 0.50: not at all)"
+        yield f"  {shortcut_words(split)}"
+    if split.leakage is not None:
+        yield (
+            f"{paint('leakage', _BOLD)}  the train split knows the prompt of "
+            f"{counted(split.leakage.num_same_prompt, 'row')}, an image of {split.leakage.num_same_image:,}"
+        )
 
 
 def _batch_lines(split: SplitReport, paint: Paint) -> Iterator[str]:
