@@ -37,6 +37,7 @@ from kto_data.shard import CachedRow, ShardWriter, read_images
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError
 from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
+from kto_data.unread import refuse_unread, unread
 
 _REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
@@ -168,6 +169,7 @@ class Builder:
                 output.images[image.path] = replace(self._stamp(found.tried), path=image.path)
         answers = iter(self._encoder.encode(samples))
         for checked in batch:
+            refuse_unread(checked, self.settings.image_root)
             output.findings += checked.findings
             note_shape(checked, output.facts)
             for label in checked.labels:
@@ -275,5 +277,8 @@ def id_parts(processor: Processor, settings: BuildSettings) -> dict[str, Any]:
 
 
 def _stamp(found: str) -> ImageStamp:
-    before = image_file.state(found)  # so that what changes while it is read is read again
-    return ImageStamp("", image_file.sha256(found), before)
+    try:
+        before = image_file.state(found)  # so that what changes while it is read is read again
+        return ImageStamp("", image_file.sha256(found), before)
+    except OSError as error:
+        raise unread(found, error) from None

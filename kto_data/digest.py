@@ -70,18 +70,19 @@ as_json = orjson.dumps
 @lru_cache(maxsize=50_000)  # an image stands in many records
 def file_digest(path: str) -> int | None:
     """The number of the bytes of a file, as they were when this process first asked; None where it cannot be read."""
-    return fresh_file_digest(path)
-
-
-def fresh_file_digest(path: str) -> int | None:
-    """The number of the bytes of a file, or of what lies at a URL, as they are now; None where it cannot be read."""
-    content = xxhash.xxh3_64()
     try:
-        with image_file.open_whole(path) as file:
-            while block := file.read(1 << 20):
-                content.update(block)
+        return fresh_file_digest(path)
     except OSError:
         return None
+
+
+def fresh_file_digest(path: str) -> int:
+    """The number of the bytes of a file, or of what lies at a URL, as they are now. Raises OSError where it cannot be
+    read."""
+    content = xxhash.xxh3_64()
+    with image_file.open_whole(path) as file:
+        while block := file.read(1 << 20):
+            content.update(block)
     return content.intdigest()
 
 

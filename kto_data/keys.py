@@ -30,6 +30,7 @@ from kto_data.formats import Layout
 from kto_data.noting import describe
 from kto_data.storage import FileState
 from kto_data.unit import NOT_OURS, UNITS_NAME, content_key, keep_record
+from kto_data.unread import refuse_unread, unread
 
 _IMAGES_REMEMBERED = 50_000
 
@@ -176,6 +177,7 @@ class KeyGatherer:
                 else:
                     checked = checker.check(block.line(index))
                     if not checked.is_trainable:
+                        refuse_unread(checked, self._root)
                         has_faults |= checked.has_image_faults
                     for item in checked.samples if checked.is_trainable else ():
                         digest, _, shape = describe(item.record)
@@ -201,13 +203,15 @@ class KeyGatherer:
         return self._gates[-1][1:]
 
     def _read_image(self, path: str) -> _Image | None:
+        place = image_file.place(self._root, path)
         try:
             # Before it is read, so that what changes meanwhile is read again.
-            before = image_file.state(place := image_file.place(self._root, path))
-        except OSError:
+            before = image_file.state(place)
+            return _Image(path, fresh_file_digest(place), before)
+        except (FileNotFoundError, IsADirectoryError):
             return None
-        digest = fresh_file_digest(place)
-        return None if digest is None else _Image(path, digest, before)
+        except OSError as error:  # the image may be sound, and without it rows would be parted otherwise
+            raise unread(place, error) from None
 
     def _is_same(self, image: _Image) -> bool:
         return bool(image.state.version) and image_file.state(image_file.place(self._root, image.path)) == image.state

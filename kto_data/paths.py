@@ -87,11 +87,21 @@ def _files(path: str, say: Say) -> list[str]:
 def _files_at_url(url: str, say: Say) -> list[str]:
     storage.open_storage(url)
     try:
-        return _known(url, storage.list_files(url), say) if storage.is_folder(url) else [url]
+        return _known(url, _visible(url, storage.list_files(url)), say) if storage.is_folder(url) else [url]
     except OSError as error:
         raise InputError(
             f"{url} cannot be listed: {error}", hint="check the address, and that you may read it"
         ) from None
+
+
+def _visible(url: str, files: Iterable[str]) -> list[str]:
+    """Those that `_walk` would find, in its order, where `url` is a folder; all of them where it is a pattern."""
+    below = f"{url.rstrip('/')}/"
+    parts = {file: file.removeprefix(below).split("/") for file in files}
+    if not all(file.startswith(below) for file in parts):
+        return list(parts)
+    shown = [file for file in parts if not any(name.startswith(".") for name in parts[file])]
+    return sorted(shown, key=lambda file: [*((1, name) for name in parts[file][:-1]), (0, parts[file][-1])])
 
 
 def _walk(folder: str) -> Iterator[str]:

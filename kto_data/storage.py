@@ -127,6 +127,8 @@ def below(root: str, given: str) -> str | None:
         if normal.startswith(("/", "../")) or normal == "..":
             return None
         given = normal
+    elif "//" in given or "." in given.split("/"):
+        given = posixpath.normpath(given)
     return f"{root.rstrip('/')}/{given}"
 
 

@@ -21,10 +21,11 @@ from datasets import load_from_disk
 from object_store import Store
 from torch.utils.data import DataLoader
 
-from kto_data import storage
+from kto_data import remote_image, storage
 from kto_data.chunk import Chunk
 from kto_data.cli import main
 from kto_data.errors import CacheError, InputError
+from kto_data.image import ImageCheck, ProbeStatus, probe
 from kto_data.opening import open_source
 from kto_train import load_cache
 from kto_train.images import ImageFiles
@@ -333,6 +334,63 @@ def test_a_busy_server_is_asked_again(store: Store, s3: Any, data: Path, preproc
     store.spoil = busy
     assert preprocess(f"{BUCKET}/busy/train.jsonl", f"{BUCKET}/cache") == 0
     assert load_cache(f"{BUCKET}/cache").manifest.splits["train"].counts.kept == 12
+
+
+@pytest.mark.parametrize("options", [(), ("--eval-fraction", "0.3")], ids=["one split", "two"])
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_an_image_that_a_store_does_not_give_stops_the_run_and_no_row_is_dropped_for_it(
+    store: Store,
+    s3: Any,
+    data: Path,
+    preprocess: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    good: int,
+) -> None:
+    """Whenever it begins to fail: when its header is read, all of it, or for another pass."""
+    s3.put(str(data.parent / "images"), "bucket/photos/images", recursive=True)
+    options = (*options, "--image-root", f"{BUCKET}/photos", "--invalid", "drop", "--contradictions", "keep")
+    asked: Counter[str] = Counter()
+
+    def busy(method: str, path: str) -> Literal["", "busy"]:
+        asked[path] += method == "GET"
+        return "busy" if path.endswith("/images/3.png") and asked[path] > good else ""
+
+    store.spoil = busy
+    code = preprocess(data, f"{BUCKET}/cache", *options)
+    told = capsys.readouterr().err
+    store.spoil = lambda method, path: ""
+    if asked["/bucket/photos/images/3.png"] > good:
+        assert code == 2, told
+        assert "3.png" in told
+        assert "run the same command again" in told
+        assert not s3.exists("bucket/cache/manifest.json")
+    assert preprocess(data, f"{BUCKET}/cache", *options) == 0
+    assert preprocess(data, f"{BUCKET}/whole", *options) == 0
+    assert objects(s3, "cache") == objects(s3, "whole")
+    assert load_cache(f"{BUCKET}/cache").manifest.splits["train"].counts.dropped == {}
+
+
+def test_of_a_folder_at_a_url_the_files_are_read_that_are_read_on_disk_in_the_same_order(
+    s3: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("b.jsonl", "a-1.jsonl", "a.jsonl", "a/x.jsonl", "a/c/z.jsonl", ".hidden.jsonl", ".dir/y.jsonl")
+    for name in names:
+        write_jsonl(tmp_path / "data" / name, [make_record(id=name)])
+    s3.put(str(tmp_path / "data"), "bucket/folder", recursive=True)
+    read = []
+    for folder in (str(tmp_path / "data"), f"{BUCKET}/folder"):
+        assert main(["convert", folder, "--output", str(tmp_path / "out.jsonl")]) == 0
+        read.append([json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()])
+    assert read[0] == read[1]
+    assert len(read[0]) == 5
+
+
+@pytest.mark.parametrize("path", ["images//1.png", "images/./1.png", "./images/1.png", "images/../images/1.png"])
+def test_an_image_is_found_at_a_url_however_its_path_is_written(s3: Any, data: Path, path: str) -> None:
+    s3.put(str(data.parent / "images"), "bucket/photos/images", recursive=True)
+    assert remote_image.probe(path, f"{BUCKET}/photos", ImageCheck.HEADER).status is ProbeStatus.OK
+    assert probe(path, data.parent.resolve(), ImageCheck.HEADER).status is ProbeStatus.OK
 
 
 def test_of_two_writers_one_wins(
