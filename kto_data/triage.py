@@ -24,6 +24,8 @@ Take = Callable[[Finding], bool]
 """Whether a finding was known before; each known one is taken once, so that a second copy of it is new."""
 
 _ABOUT_THE_RUN = frozenset(rule.code for rule in ALL_RULES if rule.stage is Stage.RUN)  # these are never hidden
+_FAILURES = frozenset(rule.code for rule in ALL_RULES if rule.stage is Stage.RUN and rule.severity is Severity.ERROR)
+"""What kept rows from being checked, which is an error whatever the user says."""
 
 
 class Hidden(StrEnum):
@@ -112,8 +114,8 @@ class Triage:
         today: date | None = None,
     ) -> None:
         self.hidden: Counter[Hidden] = Counter()
-        self.thresholds = dict(thresholds or {})
-        self._severities = dict(severities or {})
+        self.thresholds = {code: limit for code, limit in (thresholds or {}).items() if code not in _FAILURES}
+        self._severities = {code: severity for code, severity in (severities or {}).items() if code not in _FAILURES}
         self._ignores = tuple(ignores)
         self._suppressions = tuple(suppressions)
         self._known = tuple(known)

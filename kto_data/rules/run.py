@@ -16,7 +16,8 @@ def rule_crashed(crash: Crash) -> Iterator[Defect]:
     """No rule may crash.
 
     An exception in a rule is a bug of this program. The record counts as unsound, since nobody has checked it whole;
-    all other rules and records are checked as ever. Please report it, with the line if it may be shown.
+    all other rules and records are checked as ever. Please report it, with the line if it may be shown. It cannot be
+    ignored or made less severe.
 
     Bad:  `KTO305 crashed (KeyError in media.py:120)`
     Good: every rule had its say about every record
@@ -54,7 +55,8 @@ def rows_lost(lost: Lost) -> Iterator[Defect]:
 
     The process that worked on these rows died, and so did every other that tried them again: something in them takes
     more memory than a machine has, or crashes a library. Nobody has checked them. All other rows are checked as ever,
-    and no cache is made; one that is mended and started again goes on from there.
+    and no cache is made; one that is mended and started again goes on from there. It cannot be ignored or made less
+    severe.
 
     Bad:  an image that crashes the library that reads it
     Good: the rows taken out, or mended, and the run repeated

@@ -71,8 +71,11 @@ def test_what_befell_the_run_is_never_hidden() -> None:
         suppressions=[suppression(codes=frozenset({"KTO902"}))],
         known=[(Hidden.BASELINE, baseline.take)],
         record=baseline.add,
+        severities={"KTO902": Severity.INFO},
+        thresholds={"KTO902": Threshold(Limit(9, False), None)},
     )
     assert triage.sort_out([crashed]) == [crashed]
+    assert not triage.thresholds
     assert len(baseline) == 9
 
 
