@@ -8,7 +8,6 @@ Every line that is read is either kept, or dropped under the code of a rule; whi
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -33,6 +32,7 @@ from kto_data.policy import CONTRADICTION_CODE, Invalid, TooLong
 from kto_data.processor import Processor, load_processor
 from kto_data.rejects import reject_entry
 from kto_data.rules.chunk_facts import ChunkFacts
+from kto_data.scratch import ScratchFolder
 from kto_data.shard import CachedRow, ShardWriter, read_images
 from kto_data.tally import TallyBuilder
 from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError
@@ -100,7 +100,7 @@ class Builder:
 
         Raises what `build` does, and `InputError` where the storage fails.
         """
-        with tempfile.TemporaryDirectory(prefix="ktodata-") as scratch:
+        with ScratchFolder() as scratch:
             here = replace(unit, folder=Path(scratch))
 
             def found(key: str) -> Built | None:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 from kto_data import storage
+from kto_data.scratch import ScratchFolder
 from kto_data.storage import FileState
 
 
@@ -56,5 +57,5 @@ def _copied(url: str) -> LocalCopy:
 
 
 @cache
-def _copies() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="ktodata-")
+def _copies() -> ScratchFolder:
+    return ScratchFolder()

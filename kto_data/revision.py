@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from kto_data.check import CheckSettings
 from kto_data.errors import InputError, UsageError
 from kto_data.inputs import Input
 from kto_data.opening import open_source
+from kto_data.scratch import ScratchFolder
 from kto_data.source import STDIN
 from kto_data.triage import Triage
 from kto_data.validate import validate
@@ -29,7 +29,7 @@ def findings_at(revision: str, inputs: Sequence[Input], settings: CheckSettings,
     `UsageError` where the files are in no git repository or it has no such revision.
     """
     found = Baseline()
-    with tempfile.TemporaryDirectory(prefix="ktodata-") as folder:
+    with ScratchFolder() as folder:
         then = list(_versions(revision, inputs, Path(folder)))
         if not then:
             return found

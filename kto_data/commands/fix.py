@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kto_data.commands.places import Place, refuse_shared
 from kto_data.errors import UsageError
+from kto_data.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from kto_data.check import CheckSettings
@@ -107,7 +108,7 @@ def show_diff(
     settings = MendSettings(
         check=check, unsafe=options.unsafe, reject=options.rejects is not None, make_triage=make_triage, jobs=jobs
     )
-    with TemporaryDirectory(prefix="ktodata-") as folder:
+    with ScratchFolder() as folder:
         mending = mend(inputs, settings, Path(folder))
         changed = [file for file in mending.files if file.is_changed]
         sys.stdout.flush()

@@ -13,7 +13,6 @@ import logging
 import os
 import pickle
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 
 from kto_data.engine.contract import Opened, Result, Unit, Work, in_order
 from kto_data.errors import InputError, KtoDataError, UsageError, first_line
+from kto_data.scratch import ScratchFolder
 from kto_data.startup import collect_less_garbage
 from kto_data.writing import writing_to
 
@@ -55,12 +55,12 @@ def session(*, jobs: int | None, address: str | None) -> Iterator[Opened]:
     import ray
 
     before = signal.getsignal(signal.SIGTERM)
-    folder = None
+    folder: ScratchFolder | None = None
     try:
         if address is None:
             folder = _temporary_folder()
             jobs = jobs or 1
-            _start(folder, jobs)
+            _start(folder.name, jobs)
         else:
             _join(address)
         if threading.current_thread() is threading.main_thread():
@@ -75,7 +75,7 @@ def session(*, jobs: int | None, address: str | None) -> Iterator[Opened]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.cleanup()
 
 
 def _set_environment(*, is_own: bool) -> None:
@@ -89,11 +89,11 @@ def _set_environment(*, is_own: bool) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _temporary_folder() -> str:
+def _temporary_folder() -> ScratchFolder:
     root = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(root) > _LONGEST_ROOT and "RAY_TMPDIR" not in os.environ:
         root = "/tmp"
-    return tempfile.mkdtemp(prefix="ktodata-ray-", dir=root)
+    return ScratchFolder("ray-", root)
 
 
 def _start(folder: str, jobs: int) -> None:

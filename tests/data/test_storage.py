@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -13,6 +17,7 @@ from fsspec.utils import infer_storage_options
 from kto_data import storage
 from kto_data.cli import main
 from kto_data.errors import ExitCode, UsageError
+from kto_data.scratch import ScratchFolder
 
 
 class ServerFileSystem(MemoryFileSystem):
@@ -73,3 +78,33 @@ def test_local_urls_are_listed_as_they_were_named(folder: str, tmp_path: Any) ->
     (tmp_path / "b.jsonl").write_text("{}")
     name = "b.jsonl" if "*" in folder else "d/a.jsonl"
     assert storage.list_files(f"file://{tmp_path}/{folder}") == [f"file://{tmp_path}/{name}"]
+
+
+LEFT = (
+    "import os, signal, sys; from kto_data.scratch import ScratchFolder\n"
+    "folder = ScratchFolder('ray-'); open(folder.name + '/large', 'w').close(); print(folder.name, flush=True)\n"
+    "if sys.argv[1] == 'killed': os.kill(os.getpid(), signal.SIGKILL)\n"
+    "sys.stdin.read()\n"
+)
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_that_is_in_use(tmp_path: Path) -> None:
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    somebodys, in_the_making = tmp_path / "ktodata-notes", tmp_path / "ktodata-new"
+    somebodys.mkdir()
+    in_the_making.mkdir()
+    (in_the_making / ".in-use.new").touch()
+    command = [sys.executable, "-c", LEFT]
+    killed = subprocess.run([*command, "killed"], env=env, capture_output=True, text=True)
+    left = Path(killed.stdout.strip())
+    assert (left / "large").exists()
+    with subprocess.Popen([*command, ""], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as alive:
+        assert alive.stdout is not None
+        used = Path(alive.stdout.readline().strip())
+        with ScratchFolder(root=str(tmp_path)) as own:
+            assert {path.name for path in tmp_path.iterdir()} == {
+                *(somebodys.name, in_the_making.name, used.name, Path(own).name)
+            }
+            assert (used / "large").exists()
+        alive.communicate("")
+    assert sorted(tmp_path.iterdir()) == sorted([somebodys, in_the_making])
