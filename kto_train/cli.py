@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from kto_data.errors import ExitCode
 from kto_train import config_commands
+from kto_train.peers import LostPeerError, is_left_to_launcher
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +83,12 @@ def train(
     )
     if machines is not None:
         return launch.launch(settings, machines, dry_run=dry_run, say=_say)
-    return run(checked, dry_run=dry_run, say=_say)
+    try:
+        return run(checked, dry_run=dry_run, say=_say)
+    except LostPeerError as error:
+        if not is_left_to_launcher(error):
+            raise
+        return ExitCode.USAGE
 
 
 def _say(line: str) -> None:

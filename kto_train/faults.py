@@ -8,22 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed
 from safetensors import SafetensorError
 
 from kto_data.errors import ConfigError, InputError, KtoDataError, first_line
+from kto_train.peers import LostPeerError
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new thread")
 """What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
+_NO_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
+"""What a collective says, on processors, whose other side has gone; on devices it has an exception of its own."""
 _AFTER_FULL = "free some space there, then --resume auto"
 
 
 @contextmanager
 def told_faults(output: Path) -> Iterator[None]:
-    """Makes one line of a full disk, a full device, a package that a setting needs, and of what a data worker found
-    wrong.
+    """Makes one line of a full disk, a full device, a package that a setting needs, a process that was lost, and of
+    what a data worker found wrong.
 
-    `output` is where the training writes. Raises `InputError`, `ConfigError`, or what the worker raised.
+    `output` is where the training writes. Raises `InputError`, `ConfigError`, `LostPeerError`, or what the worker
+    raised.
     """
     try:
         yield
@@ -40,6 +45,8 @@ def told_faults(output: Path) -> Iterator[None]:
     except RuntimeError as error:
         if any(words in str(error) for words in _NO_MEMORY):
             raise _out_of_memory(error) from None
+        if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _NO_PEER):
+            raise _out_of_reach(error) from None
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         raise InputError(f"cannot write to {output}: the disk is full", hint=_AFTER_FULL) from None
@@ -53,6 +60,16 @@ def _out_of_memory(error: BaseException) -> ConfigError:
     return ConfigError(
         f"out of memory: {first_line(error)}",
         hint="a smaller kto.per_device_train_batch_size, reference: cached, or lora: {r: 16}",
+    )
+
+
+def _out_of_reach(error: RuntimeError) -> KtoDataError:
+    told = " ".join(str(error).split())  # the cause may be in any of its lines
+    if torch.distributed.is_initialized():
+        return LostPeerError(f"another process of the training has failed: {told}", hint="look at what that one said")
+    return ConfigError(
+        f"the processes of the training do not find each other: {told}",
+        hint="--main-process-ip and --main-process-port, the same on each machine, and a port that is free",
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from kto_data.errors import ConfigError, ExitCode
 from kto_train.config import to_yaml
+from kto_train.peers import LOST_PEER
 
 _LOOK_EVERY = 0.2  # seconds between two looks at the processes
 _GRACE = 30.0  # seconds that the others have once one has failed: a rank waits for a lost one in the middle of a step
@@ -127,49 +128,69 @@ def launch(settings: Mapping[str, Any], machines: Machines, *, dry_run: bool, sa
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes, signal.SIGKILL)  # nobody is left behind, whatever happens here
         stack.enter_context(_handing_on(processes))
+        said_of_peers = [folder / f"{rank}.peer" for rank in range(machines.num_processes // machines.num_machines)]
         for rank, variables in enumerate(machines.environments()):
             speaks = rank == 0
             log = None if speaks else stack.enter_context((folder / f"{rank}.log").open("wb"))
             processes.append(
                 subprocess.Popen(
                     command,
-                    env={**os.environ, **variables},
+                    env={**os.environ, **variables, LOST_PEER: str(said_of_peers[rank])},
                     stdout=log,
                     stderr=subprocess.STDOUT if log else None,
                     start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which hands it on
                 )
             )
-        failed = _wait(processes)
-        if failed is None:
-            return ExitCode.OK
-        code = processes[failed].returncode
-        if failed and code not in (ExitCode.INTERRUPTED, processes[0].returncode):  # the first has not said it already
-            for line in (folder / f"{failed}.log").read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
-                say(line)
-        if code < 0:
-            say(f"ktodata: error: process {failed} was ended by {signal.Signals(-code).name}")
-            return ExitCode.USAGE
+        failed = _wait(processes, lambda rank: said_of_peers[rank].exists())
+        return ExitCode.OK if failed is None else _told_end(failed, processes, folder, said_of_peers, say)
+
+
+def _told_end(
+    failed: int, processes: list[subprocess.Popen[bytes]], folder: Path, said_of_peers: list[Path], say: Say
+) -> int:
+    """The exit code of a run whose process `failed`, once it is said how that ended."""
+    code = processes[failed].returncode
+    if said_of_peers[failed].exists():  # the one that failed by itself is on another machine
+        say(f"ktodata: error: {said_of_peers[failed].read_text(encoding='utf-8')}")
         return code
+    is_said = code == processes[0].returncode and not said_of_peers[0].exists()
+    if failed and code != ExitCode.INTERRUPTED and not is_said:
+        for line in (folder / f"{failed}.log").read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
+            say(line)
+    if code < 0:
+        say(f"ktodata: error: process {failed} was ended by {signal.Signals(-code).name}")
+        return ExitCode.USAGE
+    return code
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all to end; returns the first that failed."""
+def _wait(processes: list[subprocess.Popen[bytes]], has_lost_peer: Callable[[int], bool]) -> int | None:
+    """Wait for all to end; returns the first that failed by itself, or else the first that failed.
+
+    Those that are ended here, because another one has failed, do not count.
+    """
     failed: int | None = None
     deadline = float("inf")
-    while None in [process.poll() for process in processes]:  # each is asked: only then its end is known
-        if failed is None:
-            failed = _first_failed(processes)
-            if failed is not None:
+    while True:
+        is_over = None not in [process.poll() for process in processes]  # each is asked: only then its end is known
+        if failed is None or has_lost_peer(failed):
+            is_first = failed is None
+            failed = _first_failed(processes, has_lost_peer)
+            if is_first and failed is not None:
                 was_asked = processes[failed].returncode == ExitCode.INTERRUPTED
                 deadline = time.monotonic() + (_GRACE_TO_SAVE if was_asked else _GRACE)
+        if is_over:
+            return failed
         if time.monotonic() > deadline:
             _end(processes, signal.SIGKILL)
+            for process in processes:
+                process.wait()
+            return failed
         time.sleep(_LOOK_EVERY)
-    return _first_failed(processes) if failed is None else failed
 
 
-def _first_failed(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    return next((rank for rank, process in enumerate(processes) if process.returncode), None)
+def _first_failed(processes: list[subprocess.Popen[bytes]], has_lost_peer: Callable[[int], bool]) -> int | None:
+    failed = [rank for rank, process in enumerate(processes) if process.returncode]
+    return min(failed, key=lambda rank: (has_lost_peer(rank), rank), default=None)
 
 
 def _end(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:

@@ -69,7 +69,8 @@ def _train(plan: Plan, say: Any) -> int:
 
     config, output, args = plan.config, Path(plan.config.output_dir), plan.args
     record = RunRecord(matters=_matters(plan) if _is_main_process() else {}, about=plan.about())
-    checkpoint = _checkpoint(plan, record, say)
+    with told_faults(output):
+        checkpoint = _checkpoint(plan, record, say)
     rows = StepRows(plan.groups, config.seed, args.gradient_accumulation_steps * args.world_size)
     training = Training(beta=args.beta, has_kl=args.loss_type != NO_KL_LOSS)
     with (

@@ -70,8 +70,19 @@ def test_a_rank_that_fails_ends_the_others_and_gives_the_exit_code(monkeypatch: 
     monkeypatch.setattr(launch, "_GRACE", 0.5)
     waits = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     fails = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
-    assert launch._wait([waits, fails]) == 1
+    assert launch._wait([waits, fails], lambda rank: False) == 1
     assert (waits.returncode, fails.returncode) == (-signal.SIGKILL, 2)
+
+
+@pytest.mark.parametrize("lost", [{0}, {0, 1}])
+def test_a_rank_that_only_lost_another_one_is_not_the_one_that_failed(
+    lost: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_GRACE", 3.0)
+    code = "import time; time.sleep({}); raise SystemExit(2)"
+    processes = [subprocess.Popen([sys.executable, "-c", code.format(seconds)]) for seconds in (0, 1, 600)]
+    assert launch._wait(processes, lambda rank: rank in lost) == (1 if lost == {0} else 0)
+    assert processes[2].returncode == -signal.SIGKILL
 
 
 def test_two_processes_train_one_model_and_one_speaks(
