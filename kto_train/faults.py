@@ -17,6 +17,11 @@ from kto_train.peers import LostPeerError
 _CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new thread")
 """What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
+_NO_WORKER = (
+    *("DataLoader worker (pid", "Pin memory thread exited", "Communication with the workers is no longer possible"),
+    *("shared memory", "</torch_"),  # in whose name torch asks for a place in it
+)
+"""What torch says where a process that loads batches was killed, or cannot hand on what it has loaded."""
 _NO_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 """What a collective says, on processors, whose other side has gone; on devices it has an exception of its own."""
 _AFTER_FULL = "free some space there, then --resume auto"
@@ -24,8 +29,8 @@ _AFTER_FULL = "free some space there, then --resume auto"
 
 @contextmanager
 def told_faults(output: Path) -> Iterator[None]:
-    """Makes one line of a full disk, a full device, a package that a setting needs, a process that was lost, and of
-    what a data worker found wrong.
+    """Makes one line of a full disk, a full device, a package that a setting needs, a process or a data worker that
+    was lost, and of what a data worker found wrong.
 
     `output` is where the training writes. Raises `InputError`, `ConfigError`, `LostPeerError`, or what the worker
     raised.
@@ -45,6 +50,8 @@ def told_faults(output: Path) -> Iterator[None]:
     except RuntimeError as error:
         if any(words in str(error) for words in _NO_MEMORY):
             raise _out_of_memory(error) from None
+        if any(words in str(error) for words in _NO_WORKER):
+            raise _no_worker(error) from None
         if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _NO_PEER):
             raise _out_of_reach(error) from None
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
@@ -60,6 +67,14 @@ def _out_of_memory(error: BaseException) -> ConfigError:
     return ConfigError(
         f"out of memory: {first_line(error)}",
         hint="a smaller kto.per_device_train_batch_size, reference: cached, or lora: {r: 16}",
+    )
+
+
+def _no_worker(error: RuntimeError) -> ConfigError:
+    told = str(error).partition("Original Traceback")[2].strip().splitlines()[-1:] or [first_line(error)]
+    return ConfigError(
+        f"a process that loads data was lost: {told[0].strip()}",
+        hint="kto.dataloader_num_workers: 0, or fewer, which need less memory and less of /dev/shm; then --resume auto",
     )
 
 

@@ -1,14 +1,20 @@
-"""A disk or a memory that is too small for a training is one line, and the checkpoint before it stays whole."""
+"""A disk or a memory that is too small for a training, or a data worker that is killed for it, is one line, and the
+checkpoint before it stays whole."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import re
 import resource
+import signal
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
-from caches import make_cache, text_records
+from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from test_train_cli import make_config
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -81,4 +87,39 @@ def _confined(answer: Connection, config: TrainConfig, free_bytes: int) -> None:
         run(config, dry_run=False, say=lambda line: None)
     except ConfigError as error:
         answer.send(error.what)
+    answer.close()
+
+
+def test_a_data_worker_that_is_killed_is_one_line_and_leaves_the_checkpoint_before_whole(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 8))
+    kto = {"max_steps": 100, "save_steps": 1, "dataloader_num_workers": 1}
+    config = make_config(cache, tiny_model("llava"), tmp_path / "run", reference="live", kto=kto)
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_losing_a_worker, args=(there, config))
+    process.start()
+    there.close()
+    what, hint = here.recv()
+    process.join()
+    assert re.fullmatch(r"a process .* was lost: DataLoader worker .* (is killed by .*|exited unexpectedly)", what)
+    assert hint.startswith("kto.dataloader_num_workers: 0")
+    checkpoint, _ = last_whole(tmp_path / "run")
+    assert checkpoint is not None
+
+
+def _losing_a_worker(answer: Connection, config: TrainConfig) -> None:
+    """The error of a run whose workers are killed at the first image that they open once there is a checkpoint."""
+    trains, sealed = os.getpid(), Path(config.output_dir, "checkpoint-1", "checkpoint.json")
+
+    def kill(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and os.getpid() != trains and str(arguments[0]).endswith(".png") and sealed.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(kill)
+    try:
+        run(config, dry_run=False, say=lambda line: None)
+    except ConfigError as error:
+        answer.send((error.what, error.hint))
     answer.close()
