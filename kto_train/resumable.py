@@ -87,8 +87,8 @@ class ResumableKTOTrainer(KTOTrainer):  # type: ignore[misc]  # trl has no types
         """TRL's, whose failure is a warning: it is written before each checkpoint, which must not be lost to it."""
         try:
             super().create_model_card(*args, **kwargs)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            logger.warning("warning: the model card could not be written: %s", error)
+        except Exception as error:  # a checkpoint is not lost for it, whatever it is
+            logger.warning("warning: the model card could not be written: %s", str(error) or type(error).__name__)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing where the last step is done: transformers looks at the number of steps after a step alone, and would

@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig
 
 from kto_data.errors import ConfigError
 from kto_train import Cache, CachedKTOTrainer, load_cache
+from kto_train.checkpoint import flaw
 
 pytestmark = pytest.mark.slow
 
@@ -140,3 +141,16 @@ def test_what_was_added_up_between_two_logs_is_gone_on_with(
     whole = trained(model, cache, tmp_path / "whole", lora=True, **settings)
     resume = tmp_path / "whole" / f"checkpoint-{step}"
     assert_same_run(trained(model, cache, tmp_path / "resumed", lora=True, resume=resume, **settings), whole)
+
+
+def test_a_checkpoint_is_not_lost_to_a_model_card(
+    tiny_model: TinyModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it fails with: here a tag is no list of them."""
+    cache = drawn_cache("text", tiny_model("text"), tmp_path, 6)
+    args = make_args(tmp_path / "run", save_strategy="steps", save_steps=1, max_steps=1)
+    trainer = CachedKTOTrainer(str(tiny_model("text")), cache=cache, args=args)
+    trainer._tag_names = None
+    trainer.train()
+    assert flaw(tmp_path / "run" / "checkpoint-1") == ""
+    assert "the model card could not be written: 'NoneType' object is not iterable" in caplog.text
