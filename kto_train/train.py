@@ -110,14 +110,19 @@ def _train_and_save(trainer: CachedKTOTrainer, checkpoint: Path | None, signals:
     """Train, then save the model; returns how the run ended.
 
     The model is saved too where something goes wrong after the last step, such as a disk that has no room for the
-    last checkpoint: of all that is written then, it is the one thing that cannot be had again.
+    last checkpoint: of all that is written then, it is the one thing that cannot be had again. One that has diverged
+    is no result, and is not saved.
     """
-    is_whole = False
+    is_whole = has_diverged = False
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         is_whole = not signals.stopped
+    except DivergedError:
+        has_diverged = True
+        raise
     finally:
-        if trainer.state.global_step >= trainer.state.max_steps > 0 and not is_whole:
+        is_last_step_done = trainer.state.global_step >= trainer.state.max_steps > 0
+        if is_last_step_done and not is_whole and not has_diverged:
             is_whole = True
             remove_unfinished(Path(trainer.args.output_dir), trainer.state.global_step)
         if is_whole:

@@ -14,17 +14,21 @@ import torch
 from caches import make_cache, sentence, text_records
 from conftest import TinyModel, make_image
 from safetensors.torch import load_file, save_file
+from test_loss_equality import make_args
 from test_train_cli import make_config
+from transformers import TrainerCallback
 
 from kto_data.cli import main
 from kto_data.errors import DivergedError, ExitCode
-from kto_train import load_cache
+from kto_train import CachedKTOTrainer, load_cache
 from kto_train.checkpoint import last_whole
 from kto_train.dataset import read_rows
 from kto_train.groups import build_groups
+from kto_train.guard import FiniteGuard
 from kto_train.metrics import read_metrics
 from kto_train.step_rows import StepRows
-from kto_train.train import run
+from kto_train.stopping import StopSignals
+from kto_train.train import _train_and_save, run
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +154,25 @@ def test_weights_that_are_not_finite_from_the_start_are_named(tiny_model: TinyMo
     cache = make_cache(tmp_path, model, text_records(12))
     with pytest.raises(DivergedError, match=r"step 1: .* before this step, of model\.norm\.weight first"):
         trained(cache, model, reference="live")
+
+
+def test_a_model_that_is_found_diverged_after_its_last_step_is_not_saved(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache, output = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(12))), tmp_path / "run"
+    args = make_args(output, max_steps=2)
+    trainer = CachedKTOTrainer(str(tiny_model("text")), cache=cache, args=args, callbacks=[Spoilt(step=2)])
+    trainer.add_callback(FiniteGuard(StepRows(trainer.train_groups, 0, 1), cache=str(cache.path), output=output))
+    with pytest.raises(DivergedError, match="step 2: the loss is not finite"):
+        _train_and_save(trainer, None, StopSignals(print))
+    assert trainer.state.global_step == 2
+    assert not (output / "model.safetensors").exists()
+
+
+class Spoilt(TrainerCallback):  # type: ignore[misc]
+    """A loss that is no number, as a step in half precision logs it, whose gradient the guard leaves to the scaler."""
+
+    def __init__(self, *, step: int) -> None:
+        self.step = step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step == self.step and "loss" in logs:
+            logs["loss"] = math.nan
