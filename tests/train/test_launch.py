@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,28 @@ def test_a_rank_that_only_lost_another_one_is_not_the_one_that_failed(
     processes = [subprocess.Popen([sys.executable, "-c", code.format(seconds)]) for seconds in (0, 1, 600)]
     assert launch._wait(processes, lambda rank: rank in lost) == (1 if lost == {0} else 0)
     assert processes[2].returncode == -signal.SIGKILL
+
+
+def test_a_rank_that_is_killed_is_named_with_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it has trained anything, which is soon enough: the launcher knows nothing of trainings."""
+    monkeypatch.setattr(launch, "_GRACE", 0.5)
+    killer = threading.Thread(target=kill_second_rank, daemon=True)
+    killer.start()
+    said: list[str] = []
+    settings = {"model": "m", "cache": str(tmp_path / "c"), "output_dir": str(tmp_path / "run")}
+    code = launch.launch(settings, Machines(num_processes=2), dry_run=True, say=said.append)
+    killer.join()
+    assert (code, said) == (ExitCode.USAGE, ["ktodata: error: process 1 was ended by SIGKILL"])
+
+
+def kill_second_rank() -> None:
+    """As soon as this process has a child that is one."""
+    while True:
+        for task in Path("/proc/self/task").glob("*/children"):
+            for child in task.read_text().split():
+                if b"\0RANK=1\0" in Path("/proc", child, "environ").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+                    return
 
 
 def test_two_processes_train_one_model_and_one_speaks(
