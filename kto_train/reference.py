@@ -31,6 +31,7 @@ from kto_data.manifest import differing_parts, fingerprint
 from kto_train.columns import REF_KL_LOGPS, REF_LOGPS
 
 _ENTRY_NAME = "reference.json"
+_TRIES = 3  # to put values in the place of damaged ones, where another process may be at the same
 _OWN, _KL = "own", "kl"
 _DTYPE = np.dtype([("row", "<i8"), (_OWN, "<f4"), (_KL, "<f4")])
 
@@ -76,21 +77,36 @@ class ReferenceStore:
         return [name for name in closest if name != "groups"] or closest
 
     def save(self, parts: Parts, columns: dict[str, list[float]]) -> None:
-        """Write the values whole or not at all; raises `InputError` where that fails."""
+        """Write the values whole or not at all; where another process has written them meanwhile, its own stay.
+
+        Raises `InputError` where that fails.
+        """
         entry = self.entry(parts)
-        building = entry.with_name(f"{entry.name}.building-{os.getpid()}")
+        building = entry.with_name(f"{entry.name}.building-{_unique()}")
         features = Features({name: Value("float32") for name in columns})
         dataset = Dataset.from_dict(columns, features=features)
         saved = {"parts": parts, "rows": len(dataset), "hash": _digest(dataset)}
         try:
-            shutil.rmtree(building, ignore_errors=True)
             dataset.save_to_disk(str(building))
             (building / _ENTRY_NAME).write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
-            shutil.rmtree(entry, ignore_errors=True)
-            os.replace(building, entry)
+            self._publish(building, parts)
         except OSError as error:
-            shutil.rmtree(building, ignore_errors=True)
             raise _cannot_write(entry, error) from None
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    def _publish(self, building: Path, parts: Parts) -> None:
+        entry = self.entry(parts)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                os.replace(building, entry)
+                return
+            except OSError:
+                if self.find(parts) is not None:  # of another process, and perhaps read already
+                    return
+                if not tries_left:
+                    raise
+                shutil.rmtree(entry, ignore_errors=True)  # damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +136,7 @@ class Unfinished:
         np.save(buffer, values, allow_pickle=False)
         data = buffer.getvalue()
         path = self.folder / f"{_hash(data)}.npy"
-        temporary = path.with_suffix(f".tmp-{os.getpid()}")
+        temporary = path.with_suffix(f".tmp-{_unique()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
@@ -132,6 +148,11 @@ class Unfinished:
     def remove(self) -> None:
         """Forget them: the whole is stored."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _unique() -> str:
+    """No process number: on a file system that machines share, two of them may have the same one."""
+    return os.urandom(6).hex()
 
 
 def no_values() -> Values:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,28 @@ def test_values_without_their_parts_are_not_there(tmp_path: Path) -> None:
     assert found["ref_logps"][:] == [1.0, 2.0]
     (store.entry(parts) / "reference.json").unlink()
     assert store.find(parts) is None
+
+
+def test_values_that_several_save_at_once_are_whole_from_the_first_on(tmp_path: Path) -> None:
+    """By threads, which share a process number as processes of two machines may."""
+    store, parts, columns = ReferenceStore(tmp_path), {"split": "train"}, {"ref_logps": [1.0, 2.0]}
+
+    def save(_: int) -> bool:
+        store.save(parts, columns)
+        return store.find(parts) is not None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(save, range(20)))
+    assert list(tmp_path.iterdir()) == [store.entry(parts)]
+
+
+def test_values_that_are_whole_stay_and_damaged_ones_go(tmp_path: Path) -> None:
+    store, parts, columns = ReferenceStore(tmp_path), {"split": "train"}, {"ref_logps": [1.0, 2.0]}
+    store.save(parts, columns)
+    (file,) = store.entry(parts).glob("*.arrow")
+    number = file.stat().st_ino
+    store.save(parts, columns)
+    assert file.stat().st_ino == number
+    (store.entry(parts) / "reference.json").unlink()
+    store.save(parts, columns)
+    assert store.find(parts) is not None
