@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from kto_data.errors import ConfigError, InputError, KtoDataError, first_line
 from kto_train.peers import LostPeerError
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CANNOT_WRITE = (*_FULL, errno.EROFS)
 _NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new thread")
 """What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
 _NO_WORKER = (
@@ -25,6 +26,13 @@ _NO_WORKER = (
 _NO_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 """What a collective says, on processors, whose other side has gone; on devices it has an exception of its own."""
 _AFTER_FULL = "free some space there, then --resume auto"
+_HINTS = {
+    **dict.fromkeys(_FULL, _AFTER_FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "let this user read and write there, or name another place"),
+    errno.EROFS: "another --output",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "a higher `ulimit -n`, or fewer kto.dataloader_num_workers"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "look at the disk or the network it is on, then --resume auto"),
+}
 
 
 @contextmanager
@@ -46,7 +54,7 @@ def told_faults(output: Path) -> Iterator[None]:
             raise _out_of_memory(error) from None
         where = error.filename or output
         what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
-        raise InputError(f"{what}: {first_line(error)}", hint=_AFTER_FULL) from None
+        raise InputError(f"{what}: {first_line(error)}", hint=_HINTS.get(error.errno or 0, "")) from None
     except RuntimeError as error:
         if any(words in str(error) for words in _NO_MEMORY):
             raise _out_of_memory(error) from None

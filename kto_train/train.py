@@ -32,7 +32,10 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     check_installed()
     if not _is_main_process():
         say = _nothing  # under torchrun, one voice is enough
-    plan = make_plan(config)
+    from kto_train.faults import told_faults
+
+    with told_faults(Path(config.output_dir)):
+        plan = make_plan(config)
     for line in plan.lines():
         say(line)
     if dry_run:

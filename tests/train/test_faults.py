@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,22 @@ def test_workers_that_are_short_of_shared_memory_are_one_line(said: str, what: s
     error = told(RuntimeError(said))
     assert error.what == f"a process that loads data was lost: {what}"
     assert "/dev/shm" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "hint"),
+    [
+        (errno.ENOSPC, "cannot write to a/b: No space left on device", "free some space there, then --resume auto"),
+        (errno.EROFS, "cannot write to a/b: Read-only file system", "another --output"),
+        (errno.EACCES, "a/b: Permission denied", "let this user read and write there, or name another place"),
+        (errno.EMFILE, "a/b: Too many open files", "a higher `ulimit -n`, or fewer kto.dataloader_num_workers"),
+        (errno.ESTALE, "a/b: Stale file handle", "look at the disk or the network it is on, then --resume auto"),
+        (errno.ENOENT, "a/b: No such file or directory", ""),
+    ],
+)
+def test_only_a_full_disk_asks_for_space(number: int, what: str, hint: str) -> None:
+    error = told(OSError(number, os.strerror(number), "a/b"))
+    assert (error.what, error.hint) == (what, hint)
 
 
 def test_processes_that_never_met_have_not_lost_each_other() -> None:
