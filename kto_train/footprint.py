@@ -70,8 +70,7 @@ def count_weights(config: Any, freeze: Iterable[str] = ()) -> Weights:
 
     Raises `ModelError` where it cannot be built, and `ConfigError` for a pattern that is found in no name.
     """
-    with torch.device("meta"):
-        model = _build(config)
+    model = without_weights(config)
     freeze_weights(model, freeze)
     head = model.get_output_embeddings()
     linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
@@ -88,14 +87,25 @@ def count_weights(config: Any, freeze: Iterable[str] = ()) -> Weights:
 
 def count_adapter(config: Any, adapter: LoraConfig) -> int:
     """How many weights `adapter` adds to the architecture of `config`. Raises `ModelError` where it does not fit it."""
-    from peft import get_peft_model
-
-    try:
-        with torch.device("meta"):
-            model = get_peft_model(_build(config), adapter)
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"the adapter does not fit this model: {first_line(error)}") from None
+    model = without_weights(config, adapter)
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def without_weights(config: Any, adapter: LoraConfig | None = None) -> Any:
+    """The model of a transformers `config`, in `adapter` where there is one: its weights have names and shapes alone.
+
+    Raises `ModelError` where it cannot be built, or the adapter does not fit it.
+    """
+    with torch.device("meta"):
+        model = _build(config)
+        if adapter is None:
+            return model
+        from peft import get_peft_model
+
+        try:
+            return get_peft_model(model, adapter)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"the adapter does not fit this model: {first_line(error)}") from None
 
 
 def count_kept(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kto_data import __version__
 from kto_data.balance import AdmissibleWeights
+from kto_data.errors import ModelError
 from kto_data.manifest import read_manifest
 from kto_train import checks
 from kto_train.config import TrainConfig
@@ -125,6 +126,7 @@ def make_plan(config: TrainConfig) -> Plan:
         groups = make_groups(rows, args, manifest.max_length, by_length=config.group_by_length)
         num_steps = _num_steps(args, groups)
         try_settings(args, num_steps)
+        _check_architecture(config)
     if "logging_steps" not in config.kto and num_steps <= _FEW_STEPS:
         args.logging_steps = 1
     return Plan(
@@ -137,6 +139,26 @@ def make_plan(config: TrainConfig) -> Plan:
         num_steps=num_steps,
         warnings=(*checks.warnings_of(config, args, balance), *unused_settings(args)),
     )
+
+
+def _check_architecture(config: TrainConfig) -> None:
+    """Raises `ConfigError` for a pattern of `freeze` that is found in no name of a weight, and `ModelError` for a model
+    that TRL cannot train.
+
+    The trainer looks again, for what cannot be built here, and by then the reference is computed.
+    """
+    from transformers import AutoConfig
+
+    from kto_train.footprint import without_weights
+    from kto_train.strategy import freeze_weights, lora_config
+
+    try:
+        architecture = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        model = without_weights(architecture, lora_config(config))
+    except (ModelError, OSError, ValueError, ImportError):  # what the trainer tells, or can do and this cannot
+        return
+    checks.check_backbone(model)
+    freeze_weights(model, config.freeze)
 
 
 def _num_steps(args: KTOConfig, groups: Groups) -> int:

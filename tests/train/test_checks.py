@@ -20,6 +20,7 @@ from kto_data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from kto_data.processor import load_processor
 from kto_train import checks, load_cache
 from kto_train.config import TrainConfig, Weights
+from kto_train.plan import make_plan
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
@@ -101,6 +102,13 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(ModelError, match="has no weights"):
         checks.check_weights_are_there(str(tmp_path / "model"))
+
+
+def test_a_model_that_trl_cannot_score_is_refused_without_its_weights(tiny_model: TinyModel, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, tiny_model("llama4"), text_records(4))
+    config = make_config(tmp_path, model=str(tiny_model("llama4")), cache=str(cache))
+    with pytest.raises(ModelError, match=r"^Llama4ForConditionalGeneration has no part without its language head"):
+        make_plan(config)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_train_cli import make_config
 
 from kto_data.errors import ConfigError, ExitCode
+from kto_train.plan import make_plan
 from kto_train.train import run
 
 pytestmark = pytest.mark.slow
@@ -49,9 +50,17 @@ def test_frozen_parts_get_no_adapter(image_cache: Path, tiny_model: TinyModel, t
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["full", "lora"])
-def test_a_pattern_that_is_found_nowhere_is_refused(
-    lora: dict[str, int] | None, image_cache: Path, tiny_model: TinyModel, tmp_path: Path
+def test_a_pattern_that_is_found_nowhere_is_refused_before_anything_is_computed(
+    lora: dict[str, int] | None, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    config = make_config(image_cache, tiny_model("llava"), tmp_path, freeze=["vision_tour"], lora=lora)
+    cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 8))
+    config = make_config(cache, tiny_model("llava"), tmp_path / "run", freeze=["vision_tour"], lora=lora)
     with pytest.raises(ConfigError, match="freeze: 'vision_tour' is found in no name of the model's weights"):
         run(config, dry_run=False, say=lambda line: None)
+    assert not (cache / "reference").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pattern_may_name_what_an_adapter_adds(image_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    config = make_config(image_cache, tiny_model("llava"), tmp_path, freeze=["lora_A"], lora={"r": 4})
+    make_plan(config)
