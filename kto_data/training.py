@@ -74,6 +74,16 @@ class TrainPlan:
                 f"leave {key} out, or provide an eval split",
             )
 
+    def evaluation_without_strategy(self) -> Iterator[Problem]:
+        """What asks for evaluation while nothing says when there is to be one."""
+        if "kto.eval_strategy" not in self.evaluates:
+            for key in self.evaluates:
+                yield Problem(
+                    key,
+                    f"{key} asks for evaluation, and without kto.eval_strategy nothing is evaluated",
+                    f"kto.eval_strategy: steps, or epoch; or leave {key} out",
+                )
+
     def unusual_rate(self) -> Iterator[Problem]:
         """A learning rate that is out of the usual range."""
         low, high = _LORA_RATES if self.is_lora else _FULL_RATES

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kto_data.balance import AdmissibleWeights, admissible_weights, automatic_weights
 from kto_data.errors import CacheError, ConfigError, InputError, MissingExtraError, ModelError, require_packages
 from kto_data.manifest import Manifest
+from kto_data.paths import EVAL
 from kto_data.training import TrainPlan, balance_warning, cache_mismatches
 from kto_train.columns import SUPPORTED
 from kto_train.config import TrainConfig, Weights
@@ -51,10 +52,12 @@ def check_kto_batch(config: TrainConfig) -> None:
 
 
 def check_evaluation(config: TrainConfig, manifest: Manifest) -> None:
-    """Raises `ConfigError` where evaluation is asked for and the cache has no eval split, naming the key that asks."""
-    if "eval" not in manifest.splits:
-        for problem in plan_of(config.model_dump()).evaluation_without(config.cache):
-            raise ConfigError(problem.message, hint=problem.hint)
+    """Raises `ConfigError` where evaluation is asked for and none can be, naming the key that asks: without an eval
+    split, or without a strategy."""
+    plan = plan_of(config.model_dump())
+    has_split = EVAL in manifest.splits
+    for problem in plan.evaluation_without_strategy() if has_split else plan.evaluation_without(config.cache):
+        raise ConfigError(problem.message, hint=problem.hint)
 
 
 def check_output(config: TrainConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
@@ -11,13 +12,16 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from kto_data import storage
 from kto_data.choices import PackImages
 from kto_data.download import fetch_cache
-from kto_data.errors import CacheError, InputError
+from kto_data.errors import CacheError, ConfigError, InputError
 from kto_data.manifest import FORMAT_VERSION, Manifest, read_manifest
 from kto_data.opened_cache import recorded_image_root
 from kto_data.packing import IMAGES_NAME
-from kto_data.paths import TRAIN
+from kto_data.paths import EVAL, TRAIN
 from kto_train.columns import CACHE_COLUMNS, COMPLETION_IDS, IMAGE_REFS, IMAGES, LABEL, PROMPT_IDS
 from kto_train.groups import Rows
+
+if TYPE_CHECKING:
+    from trl import KTOConfig
 
 _BATCH_ROWS = 4096  # rows read at a time when lengths and keys are taken
 
@@ -91,6 +95,24 @@ def read_rows(dataset: Dataset) -> Rows:
         completion_length=np.concatenate(lengths[COMPLETION_IDS]).astype(np.int64),
         completion_key=np.array(keys, dtype=np.int64),
     )
+
+
+def eval_split(cache: Cache, args: KTOConfig) -> Dataset | None:
+    """What is evaluated; None where nothing is to be. Raises `ConfigError` where that is asked for and cannot be."""
+    if args.eval_strategy == "no":
+        if args.eval_on_start:
+            raise ConfigError(
+                "eval_on_start asks for evaluation, and without eval_strategy nothing is evaluated",
+                hint="eval_strategy='steps', or 'epoch'",
+            )
+        return None
+    if EVAL not in cache:
+        raise ConfigError(
+            f"eval_strategy asks for evaluation, and {cache.path} has no eval split",
+            hint="leave eval_strategy out, or provide an eval split",
+        )
+    split: Dataset = cache[EVAL]
+    return split
 
 
 def _load_splits(path: Path) -> dict[str, Dataset]:

@@ -36,7 +36,7 @@ from kto_train.columns import (
     SIGNATURE_COLUMNS,
     TOKEN_TYPE_KEYS,
 )
-from kto_train.dataset import Cache, read_rows
+from kto_train.dataset import Cache, eval_split, read_rows
 from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worker_settings
 from kto_train.reference import ReferenceStore, weights_hash
 from kto_train.reference_pass import ReferencePass, Tensors
@@ -95,7 +95,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             model=model,
             args=args,
             train_dataset=cache[TRAIN],
-            eval_dataset=cache[EVAL] if args.eval_strategy != "no" else None,
+            eval_dataset=eval_split(cache, args),
             processing_class=processor.processing_class,
             data_collator=CachedCollator(
                 processor,

@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from caches import make_cache, text_records
@@ -12,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from test_loss_equality import make_args
 
 from kto_data.balance import Verdict
 from kto_data.cli import main
 from kto_data.errors import CacheError, ConfigError, InputError, ModelError
 from kto_data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from kto_data.processor import load_processor
-from kto_train import checks, load_cache
+from kto_train import CachedKTOTrainer, checks, load_cache
 from kto_train.config import TrainConfig, Weights
 from kto_train.plan import make_plan
 
@@ -70,6 +72,30 @@ def test_evaluation_without_an_eval_split_names_the_key_that_asks(
     with pytest.raises(ConfigError, match=rf"kto\.{next(iter(kto))} asks for evaluation"):
         checks.check_evaluation(make_config(tmp_path, kto=kto), cache.manifest)
     checks.check_evaluation(make_config(tmp_path, kto={"eval_strategy": "no"}), cache.manifest)
+
+
+@pytest.mark.parametrize("kto", [{"do_eval": True}, {"eval_steps": 10}, {"eval_on_start": True}])
+def test_evaluation_that_nothing_says_when_to_do_names_the_key_that_asks(
+    kto: dict[str, object], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """transformers would leave it out in silence, or end with a traceback once the reference is computed."""
+    cache = make_cache(tmp_path, tiny_model("text"), text_records(4), text_records(4, first=50))
+    config = make_config(tmp_path, model=str(tiny_model("text")), kto=kto)
+    told = rf"kto\.{next(iter(kto))} asks for evaluation, and without kto\.eval_strategy nothing is evaluated"
+    with pytest.raises(ConfigError, match=told):
+        make_plan(config)
+    checks.check_evaluation(make_config(tmp_path, kto={**kto, "eval_strategy": "steps"}), load_cache(cache).manifest)
+
+
+@pytest.mark.parametrize("asks", [{"eval_strategy": "steps"}, {"eval_on_start": True}])
+def test_evaluation_that_cannot_be_is_refused_in_a_script_too(
+    asks: dict[str, Any], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(4)))
+    args = make_args(tmp_path / "run", precompute_ref_log_probs=True, **asks)
+    with pytest.raises(ConfigError, match=f"{next(iter(asks))} asks for evaluation, and "):
+        CachedKTOTrainer(str(tiny_model("text")), cache=cache, args=args)
+    assert not (cache.path / "reference").exists()
 
 
 def test_a_drawn_eval_split_is_one_to_evaluate_on(tiny_model: TinyModel, tmp_path: Path) -> None:
