@@ -18,7 +18,7 @@ from kto_data.opened_cache import recorded_image_root
 from kto_data.packing import IMAGES_NAME
 from kto_data.paths import EVAL, TRAIN
 from kto_train.columns import CACHE_COLUMNS, COMPLETION_IDS, IMAGE_REFS, IMAGES, LABEL, PROMPT_IDS
-from kto_train.groups import Rows
+from kto_train.groups import Groups, Rows, make_groups
 
 if TYPE_CHECKING:
     from trl import KTOConfig
@@ -113,6 +113,20 @@ def eval_split(cache: Cache, args: KTOConfig) -> Dataset | None:
         )
     split: Dataset = cache[EVAL]
     return split
+
+
+def eval_groups_of(cache: Cache, args: KTOConfig, *, by_length: bool = True) -> Groups | None:
+    """The groups of what `eval_split` gives; None where that is nothing."""
+    split = eval_split(cache, args)
+    return None if split is None else make_eval_groups(split, args, cache.manifest.max_length, by_length=by_length)
+
+
+def make_eval_groups(dataset: Dataset, args: KTOConfig, max_length: int | None, *, by_length: bool = True) -> Groups:
+    """The groups of rows that are evaluated. Raises `ConfigError` where there are too few rows for any."""
+    try:
+        return make_groups(read_rows(dataset), args, max_length, batch_size=args.eval_batch_size, by_length=by_length)
+    except ConfigError as error:
+        raise ConfigError(f"the eval split: {error.what}", hint=error.hint) from None
 
 
 def _load_splits(path: Path) -> dict[str, Dataset]:

@@ -36,6 +36,7 @@ class Plan:
     processor: Processor
     args: KTOConfig
     groups: Groups
+    eval_groups: Groups | None  # None where nothing is evaluated
     balance: AdmissibleWeights
     num_steps: int
     warnings: tuple[str, ...]
@@ -107,7 +108,7 @@ def make_plan(config: TrainConfig) -> Plan:
         from kto_data.paths import TRAIN
         from kto_data.processor import load_processor
         from kto_train.arguments import check_library_fields, kto_config
-        from kto_train.dataset import load_cache, read_rows
+        from kto_train.dataset import eval_groups_of, load_cache, read_rows
         from kto_train.groups import make_groups
         from kto_train.strategy import quantization_config
         from kto_train.trials import try_settings, unused_settings
@@ -135,6 +136,7 @@ def make_plan(config: TrainConfig) -> Plan:
         processor=processor,
         args=args,
         groups=groups,
+        eval_groups=eval_groups_of(cache, args, by_length=config.group_by_length),
         balance=balance,
         num_steps=num_steps,
         warnings=(*checks.warnings_of(config, args, balance), *unused_settings(args)),

@@ -182,6 +182,7 @@ def _make_trainer(plan: Plan, callbacks: list[Any]) -> CachedKTOTrainer:
             args=plan.args,
             processor=plan.processor,
             groups=plan.groups,
+            eval_groups=plan.eval_groups,
             group_by_length=config.group_by_length,
             reference_folder=beside if os.access(plan.cache.path, os.W_OK) else Path(config.output_dir) / "reference",
             freeze=config.freeze,

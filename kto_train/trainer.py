@@ -36,7 +36,7 @@ from kto_train.columns import (
     SIGNATURE_COLUMNS,
     TOKEN_TYPE_KEYS,
 )
-from kto_train.dataset import Cache, eval_split, read_rows
+from kto_train.dataset import Cache, eval_groups_of, eval_split, make_eval_groups, read_rows
 from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worker_settings
 from kto_train.reference import ReferenceStore, weights_hash
 from kto_train.reference_pass import ReferencePass, Tensors
@@ -52,10 +52,10 @@ class CachedKTOTrainer(ResumableKTOTrainer):
 
     `cache` comes from `load_cache`; its `train` split is trained, and its `eval` split is evaluated where `args` asks
     for evaluation. `args.precompute_ref_log_probs` works for images too: the values are kept under `reference_folder`
-    (default: beside the cache). `args.max_length` has no effect: the cache is within its own. `groups` are made from
-    the cache unless given: of rows of like length, or with `group_by_length=False` of any. Weights whose name one of
-    the patterns of `freeze` is found in are not trained; a pattern that is found in none raises `ConfigError`.
-    Everything else is as in `KTOTrainer`; `options` are its remaining arguments.
+    (default: beside the cache). `args.max_length` has no effect: the cache is within its own. `groups`, and those of
+    the `eval` split, are made from the cache unless given: of rows of like length, or with `group_by_length=False` of
+    any. Weights whose name one of the patterns of `freeze` is found in are not trained; a pattern that is found in none
+    raises `ConfigError`. Everything else is as in `KTOTrainer`; `options` are its remaining arguments.
     """
 
     _signature_columns: list[str] | None  # transformers fills it when it first needs it
@@ -70,6 +70,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         args: KTOConfig,
         processor: Processor | None = None,
         groups: Groups | None = None,
+        eval_groups: Groups | None = None,
         group_by_length: bool = True,
         reference_folder: Path | None = None,
         freeze: Iterable[str] = (),
@@ -86,7 +87,8 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         self.train_groups = groups
         self._group_by_length = group_by_length
         self._image_backend = image_backend(processor)
-        self._eval_groups: Groups | None = None
+        # Before the reference is computed: there may be too few rows.
+        self._eval_groups = eval_groups or eval_groups_of(cache, args, by_length=group_by_length)
         self._train_sampler: GroupBatchSampler | None = None
         self._store = ReferenceStore(reference_folder or cache.path / "reference")
         given = options.get("ref_model")
@@ -144,13 +146,8 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         if name == TRAIN:
             return self.train_groups
         if self._eval_groups is None or len(self._eval_groups.order) != len(dataset):
-            self._eval_groups = make_groups(
-                read_rows(dataset),
-                self.args,
-                self.cache.manifest.max_length,
-                batch_size=self.args.eval_batch_size,
-                by_length=self._group_by_length,
-            )
+            max_length = self.cache.manifest.max_length
+            self._eval_groups = make_eval_groups(dataset, self.args, max_length, by_length=self._group_by_length)
         return self._eval_groups
 
     def set_epoch(self, epoch: int) -> None:

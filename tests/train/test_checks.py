@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from test_loss_equality import make_args
+from trl import KTOConfig
 
 from kto_data.balance import Verdict
 from kto_data.cli import main
@@ -94,6 +95,23 @@ def test_evaluation_that_cannot_be_is_refused_in_a_script_too(
     cache = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(4)))
     args = make_args(tmp_path / "run", precompute_ref_log_probs=True, **asks)
     with pytest.raises(ConfigError, match=f"{next(iter(asks))} asks for evaluation, and "):
+        CachedKTOTrainer(str(tiny_model("text")), cache=cache, args=args)
+    assert not (cache.path / "reference").exists()
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_an_eval_split_too_small_for_groups_is_refused_before_anything_is_computed(
+    num_processes: int, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KTOConfig, "world_size", num_processes)
+    num_rows = 2 * num_processes - 1
+    cache = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(4), text_records(num_rows, first=50)))
+    told = f"^the eval split: {num_rows} rows cannot be shared by {num_processes} devices"
+    asks: dict[str, object] = {"eval_strategy": "steps"}
+    with pytest.raises(ConfigError, match=told):
+        make_plan(make_config(tmp_path, model=str(tiny_model("text")), kto=asks))
+    args = make_args(tmp_path / "run", precompute_ref_log_probs=True, **asks)
+    with pytest.raises(ConfigError, match=told):
         CachedKTOTrainer(str(tiny_model("text")), cache=cache, args=args)
     assert not (cache.path / "reference").exists()
 
