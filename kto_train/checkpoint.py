@@ -20,6 +20,7 @@ import xxhash
 LIST_NAME = "checkpoint.json"
 
 _PREFIX = "checkpoint-"
+_RANDOM_STATE = "rng_state"  # how the names of transformers' files of it begin: one file, or one a rank
 _BLOCK_BYTES = 1 << 20
 
 
@@ -52,6 +53,15 @@ def flaw(checkpoint: Path) -> str:
         if file_hash(path) != listed["xxh3"]:
             return f"its {name} has other bytes than when it was saved"
     return ""
+
+
+def is_model_alone(checkpoint: Path) -> bool:
+    """Whether a whole checkpoint holds nothing to go on from, as `save_only_model` leaves it.
+
+    The optimizer's states are in one file, in a folder with a file a rank (DeepSpeed) or in one of torch's own (FSDP);
+    random states are beside them in every case.
+    """
+    return not any(name.startswith(_RANDOM_STATE) for name in _listed(checkpoint)["files"])
 
 
 def last_whole(output: Path) -> tuple[Path | None, list[str]]:

@@ -158,6 +158,8 @@ def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> I
     told = balance_warning(balance)
     if told:
         yield told
+    if args.save_only_model:
+        yield "kto.save_only_model: this run cannot be gone on with, its checkpoints hold the model alone"
     needed = _checkpoint_bytes(config)
     free = shutil.disk_usage(_nearest_folder(Path(config.output_dir))).free  # which may be a disk of its own
     if needed > free:

@@ -12,7 +12,7 @@ import xxhash
 
 from kto_data.errors import ConfigError, InputError
 from kto_data.manifest import differing_parts
-from kto_train.checkpoint import file_hash, flaw, last_whole
+from kto_train.checkpoint import file_hash, flaw, is_model_alone, last_whole
 from kto_train.checks import weight_files
 from kto_train.config import TrainConfig
 
@@ -90,8 +90,9 @@ def weights_identity(model: str) -> str:
 def checkpoint_to_resume(config: TrainConfig, matters: dict[str, Any]) -> tuple[Path | None, list[str]]:
     """The checkpoint that `resume` asks for, and what is wrong with those passed over.
 
-    None where it asks for none, or `auto` finds none. Raises `InputError` where a named checkpoint is not whole, and
-    `ConfigError` where the run that left it had other settings, naming them with both values.
+    None where it asks for none, or `auto` finds none. Raises `InputError` where a named checkpoint is not whole or the
+    one found holds the model alone, and `ConfigError` where the run that left it had other settings, naming them with
+    both values.
     """
     if config.resume is None:
         return None, []
@@ -107,6 +108,11 @@ def checkpoint_to_resume(config: TrainConfig, matters: dict[str, Any]) -> tuple[
             raise InputError(
                 f"{checkpoint} is not a whole checkpoint: {found}", hint="--resume auto finds the last whole one"
             )
+    if is_model_alone(checkpoint):
+        raise InputError(
+            f"{checkpoint} holds the model alone: kto.save_only_model left out what a run goes on from",
+            hint="start anew in another output folder; the model in it is one to start from",
+        )
     _check_same(checkpoint.parent / RUN_NAME, matters)
     return checkpoint, passed_over
 

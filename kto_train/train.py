@@ -103,10 +103,16 @@ def _train(plan: Plan, say: Any) -> int:
                 monitor.finish(replace(record, status=status))
         monitor.attempt(trainer.accelerator.end_training, "the last of kto.report_to")
     if status == "interrupted":
-        say(f"interrupted; to go on: ktodata train --config {output / CONFIG_NAME} --resume auto")
+        say(f"interrupted; {_next_command(plan)}")
         return ExitCode.INTERRUPTED
     say(f"{'adapter' if config.lora is not None else 'model'} saved in {output}, curves in {output / 'report.html'}")
     return ExitCode.OK
+
+
+def _next_command(plan: Plan) -> str:
+    if plan.args.save_only_model:
+        return "it cannot be gone on with: kto.save_only_model"
+    return f"to go on: ktodata train --config {Path(plan.config.output_dir) / CONFIG_NAME} --resume auto"
 
 
 def _train_and_save(trainer: CachedKTOTrainer, checkpoint: Path | None, signals: StopSignals) -> str:

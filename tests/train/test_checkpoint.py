@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kto_train.checkpoint import flaw, last_whole, seal, step_of
+from kto_train.checkpoint import flaw, is_model_alone, last_whole, seal, step_of
 
 
 def make_checkpoint(output: Path, step: int) -> Path:
@@ -36,6 +36,24 @@ def test_what_is_wrong_with_a_checkpoint_is_named(damage: Callable[[Path], objec
     folder = make_checkpoint(tmp_path, 2)
     damage(folder)
     assert flaw(folder) == told
+
+
+@pytest.mark.parametrize(
+    ("files", "is_alone"),
+    [
+        (["optimizer.pt", "scheduler.pt", "rng_state.pth"], False),
+        (["global_step2/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "latest", "rng_state_0.pth"], False),
+        (["optimizer_0/__0_0.distcp", "pytorch_model_fsdp_0/.metadata", "rng_state_1.pth"], False),
+        (["config.json", "trainer_state.json", "window_0.json"], True),
+    ],
+    ids=["plain", "DeepSpeed", "FSDP", "save_only_model"],
+)
+def test_a_model_alone_is_told_from_what_can_be_gone_on_from(files: list[str], is_alone: bool, tmp_path: Path) -> None:
+    for name in ("model.safetensors", *files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    seal(tmp_path, 2)
+    assert is_model_alone(tmp_path) is is_alone
 
 
 def test_the_last_whole_checkpoint_is_found_and_those_passed_over_are_named(tmp_path: Path) -> None:

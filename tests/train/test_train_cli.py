@@ -139,6 +139,21 @@ def test_a_run_is_not_gone_on_with_under_other_settings(
     assert "kto.beta was None and is 0.2" in said
 
 
+def test_a_run_whose_checkpoints_hold_the_model_alone_says_so_and_is_not_gone_on_with(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would go on with a fresh optimizer and schedule, in silence."""
+    said: list[str] = []
+    kto = {"max_steps": 2, "save_steps": 1, "save_only_model": True}
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", kto=kto)
+    assert run(config, dry_run=False, say=said.append) == ExitCode.OK
+    told = "warning: kto.save_only_model: this run cannot be gone on with, its checkpoints hold the model alone"
+    assert told in said
+    for resume in ("auto", str(tmp_path / "run" / "checkpoint-1")):
+        assert main(["train", "--config", str(tmp_path / "run" / "train.yaml"), "--resume", resume]) == ExitCode.USAGE
+        assert re.search(r"error: .*/checkpoint-[12] holds the model alone: ", capsys.readouterr().err)
+
+
 def test_a_run_is_not_gone_on_with_from_other_weights(
     text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
