@@ -37,10 +37,14 @@ _LORA_DEFAULTS: dict[str, Any] = {"lora_rank": 8, "lora_dropout": 0.0, "lora_tar
 _IMAGE_DEFAULTS: dict[str, Any] = {
     "image_max_pixels": 768 * 768,
     "image_min_pixels": 32 * 32,
-    "freeze_vision_tower": True,
-    "freeze_multi_modal_projector": True,
 }
 """Of no consequence for a text model, and left out where the folder of the model shows it to be one."""
+
+_FREEZE_DEFAULTS: dict[str, Any] = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True}
+"""For a model that takes images, and is known to: a pattern of `freeze` that is found in no weight is refused."""
+
+_OF_IMAGES = {*_IMAGE_DEFAULTS, *_PARTS, "media_dir"}
+"""Keys that are in files for models that take images."""
 
 _NEEDLESS: dict[str, str] = {
     "stage": "this is KTO",
@@ -103,14 +107,16 @@ def import_config(given: Mapping[str, Any], *, kto_fields: Collection[str]) -> I
     """
     _check_kind(given)
     written = {key: value for key, value in given.items() if value is not None}
-    assumed = {key: value for key, value in _assumed(written).items() if key not in written}
+    takes_images = _takes_images(written)
+    assumed = {key: value for key, value in _assumed(written, takes_images).items() if key not in written}
     settings = {"dataset_dir": "data", "output_dir": "run", **written, **assumed}
     result = Imported(defaults=sorted(assumed))
     for key, value in settings.items():
         _translate(key, value, settings, kto_fields, result)
     _mend_batches_of_one(result)
-    if "freeze_vision_tower" in assumed and not Path(result.settings["model"]).is_dir():
-        result.changed["freeze"] = "as there by default; leave it out for a model that takes no images"
+    if takes_images is None:
+        parts = ", ".join(_PARTS[key] for key in _FREEZE_DEFAULTS)
+        result.changed["freeze"] = f"not set; a model that takes images has there by default [{parts}]"
     cache = result.settings.setdefault("cache", f"{settings['output_dir']}-cache")
     result.preprocess += ["--model", result.settings["model"], "--output", cache]
     return result
@@ -127,15 +133,24 @@ def _check_kind(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"finetuning_type: {kind} has no counterpart", hint="full, or lora")
 
 
-def _assumed(written: Mapping[str, Any]) -> dict[str, Any]:
+def _takes_images(written: Mapping[str, Any]) -> bool | None:
+    """Whether the model takes images; None where neither its folder nor the file shows it."""
+    folder = Path(str(written["model_name_or_path"]))
+    if folder.is_dir():
+        return any(folder.glob("*processor_config.json"))
+    return True if _OF_IMAGES & written.keys() else None
+
+
+def _assumed(written: Mapping[str, Any], takes_images: bool | None) -> dict[str, Any]:
     defaults = dict(_DEFAULTS)
     if written.get("finetuning_type", "lora") == "lora":
         defaults |= _LORA_DEFAULTS
     if "fp16" in written or "pure_bf16" in written:
         del defaults["bf16"]
-    folder = Path(str(written["model_name_or_path"]))
-    if not folder.is_dir() or any(folder.glob("*processor_config.json")):
+    if takes_images is not False:
         defaults |= _IMAGE_DEFAULTS
+    if takes_images:
+        defaults |= _FREEZE_DEFAULTS
     return defaults
 
 
@@ -234,6 +249,19 @@ def _attention(value: Any, settings: Mapping[str, Any], result: Imported) -> Non
     names = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
     if value in names:
         set_key(result.settings, ["kto", "model_init_kwargs", "attn_implementation"], names[value])
+    elif value == "auto":
+        result.needless["flash_attn"] = "transformers chooses too"
+    else:
+        result.lost["flash_attn"] = f"{value} is none of {', '.join(names)}; transformers chooses"
+
+
+def _resume(value: Any, settings: Mapping[str, Any], result: Imported) -> None:
+    if value is True:
+        result.settings["resume"] = "auto"
+    elif not value:
+        result.needless["resume_from_checkpoint"] = "a run starts anew unless `resume` is there"
+    else:
+        result.settings["resume"] = str(value)
 
 
 def _dataset(value: Any, settings: Mapping[str, Any], result: Imported) -> None:
@@ -259,7 +287,7 @@ _TRANSLATIONS: dict[str, Translation] = {
     "output_dir": _as("output_dir"),
     "seed": _as("seed"),
     "trust_remote_code": _as("trust_remote_code"),
-    "resume_from_checkpoint": _as("resume", str),
+    "resume_from_checkpoint": _resume,
     "tokenized_path": _as("cache"),
     "pref_beta": _as("kto.beta"),
     "kto_chosen_weight": _as("weights.desirable"),

@@ -9,11 +9,59 @@ from trl import KTOConfig
 
 from kto_data.cli import main
 from kto_data.errors import ConfigError, ExitCode
-from kto_train.config import TrainConfig, check_fields, make_config
+from kto_train.arguments import check_library_fields
+from kto_train.config import TrainConfig, check_fields, make_config, read_config
 from kto_train.llamafactory import Imported, import_config
 from kto_train.outlook import KTO_CLASSES, field_names
 
 LEAST = {"stage": "kto", "model_name_or_path": "org/model"}
+USUAL_FILE = """
+### model
+model_name_or_path: org/chat-1b
+trust_remote_code: false
+flash_attn: auto
+
+### method
+stage: kto
+do_train: true
+finetuning_type: lora
+lora_rank: 16
+lora_target: all
+pref_beta: 0.2
+
+### dataset
+dataset: answers
+template: chatml
+cutoff_len: 1024
+max_samples: 500
+preprocessing_num_workers: 4
+dataloader_num_workers: 2
+
+### output
+output_dir: saves/chat-1b
+logging_steps: 5
+save_steps: 200
+plot_loss: true
+overwrite_output_dir: true
+report_to: none  # or wandb
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 4
+learning_rate: 1.0e-6
+num_train_epochs: 2.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.05
+bf16: true
+ddp_timeout: 3600000
+resume_from_checkpoint: false
+
+### eval
+val_size: 0.1
+per_device_eval_batch_size: 1
+eval_strategy: steps
+eval_steps: 100
+"""
 
 
 def imported(**settings: Any) -> Imported:
@@ -50,6 +98,9 @@ def test_what_a_file_leaves_out_is_as_it_was_there() -> None:
         ({"disable_gradient_checkpointing": True}, "kto.gradient_checkpointing", False),
         ({"warmup_ratio": 0.1}, "kto.warmup_steps", 0.1),
         ({"num_train_epochs": 3.0}, "kto.num_train_epochs", 3.0),
+        ({"resume_from_checkpoint": True}, "resume", "auto"),
+        ({"resume_from_checkpoint": False}, "resume", None),
+        ({"resume_from_checkpoint": "saves/a/checkpoint-5"}, "resume", "saves/a/checkpoint-5"),
         ({"tokenized_path": "tokens"}, "cache", "tokens"),
         ({"output_dir": "saves/a"}, "cache", "saves/a-cache"),
     ],
@@ -109,6 +160,18 @@ def test_every_key_is_translated_or_remarked_on() -> None:
     assert all(part in text for part in ("logging_steps: 5", "r: 4", "--eval-fraction 0.2", "--dataset a"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"flash_attn": "auto"}, "needless"),
+        ({"flash_attn": "fa9"}, "lost"),
+        ({"resume_from_checkpoint": False}, "needless"),
+    ],
+)
+def test_a_value_that_nothing_is_made_of_is_remarked_on(settings: dict[str, Any], kind: str) -> None:
+    assert next(iter(settings)) in getattr(imported(**settings), kind)
+
+
 def test_a_batch_of_one_becomes_two_rows_half_as_often() -> None:
     found = imported(per_device_train_batch_size=1, gradient_accumulation_steps=8)
     kto = found.settings["kto"]
@@ -121,6 +184,21 @@ def test_a_folder_of_a_text_model_has_nothing_to_freeze(tmp_path: Path) -> None:
     found = imported(model_name_or_path=str(tmp_path))
     assert "freeze" not in found.settings
     assert "--image-max-pixels" not in found.preprocess
+
+
+def test_a_model_that_may_take_no_images_has_what_would_be_frozen_in_a_remark() -> None:
+    """Patterns that are found in no weight of it are refused."""
+    found = imported()
+    assert "freeze" not in found.settings
+    assert not any(key.startswith("freeze") for key in found.defaults)
+    assert "[vision_tower|vision_model|visual, projector|connector|merger]" in found.changed["freeze"]
+
+
+@pytest.mark.parametrize("settings", [{"image_max_pixels": 262_144}, {"media_dir": "photos"}])
+def test_a_file_with_settings_for_images_is_for_a_model_that_takes_them(settings: dict[str, Any]) -> None:
+    found = imported(**settings)
+    assert found.settings["freeze"] == ["vision_tower|vision_model|visual", "projector|connector|merger"]
+    assert "freeze" not in found.changed
 
 
 @pytest.mark.parametrize(
@@ -167,3 +245,20 @@ def test_the_command_writes_settings_that_train_reads(tmp_path: Path, capsys: py
     config = make_config(yaml.safe_load(printed))
     assert isinstance(config, TrainConfig)
     check_fields(config.kto, KTOConfig, "kto")
+
+
+def test_a_file_of_the_usual_shape_is_one_that_train_takes(tmp_path: Path) -> None:
+    """With the keys that people have in theirs, sections and remarks as there."""
+    file, output = tmp_path / "kto.yaml", tmp_path / "train.yaml"
+    file.write_text(USUAL_FILE)
+    assert main(["config", "import", str(file), "-o", str(output)]) == ExitCode.OK
+    config = make_config(read_config(output))
+    check_library_fields(config)
+    assert config.lora == {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+    assert config.freeze == []
+    assert config.kto["warmup_steps"] == 0.05
+    assert config.kto["eval_strategy"] == "steps"
+    assert config.resume is None
+    remarks = [line for line in output.read_text().splitlines() if line.startswith("#   ")]
+    named = {line.removeprefix("#   ").split(":")[0] for line in remarks}
+    assert named >= {"template", "max_samples", "plot_loss", "overwrite_output_dir", "resume_from_checkpoint", "freeze"}
