@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +152,8 @@ def check_trackers(names: Iterable[str]) -> None:
             )
 
 
-def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> Iterator[str]:
-    """What can be done and perhaps should not."""
+def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights, num_steps: int) -> Iterator[str]:
+    """What can be done and perhaps should not, in a run of so many steps."""
     plan = TrainPlan(learning_rate=args.learning_rate, is_lora=config.lora is not None)
     yield from (problem.message for problem in plan.unusual_rate())
     told = balance_warning(balance)
@@ -160,16 +161,46 @@ def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights) -> I
         yield told
     if args.save_only_model:
         yield "kto.save_only_model: this run cannot be gone on with, its checkpoints hold the model alone"
-    needed = _checkpoint_bytes(config)
+    number = _num_checkpoints(args, num_steps)
+    needed = number * _checkpoint_bytes(config, args)
     free = shutil.disk_usage(_nearest_folder(Path(config.output_dir))).free  # which may be a disk of its own
     if needed > free:
-        yield f"a checkpoint takes about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
+        told = "a checkpoint takes" if number == 1 else f"{number:,} checkpoints, which are kept at a time, take"
+        fewer = "; kto.save_total_limit keeps fewer" if number > 1 and not args.save_total_limit else ""
+        yield f"{told} about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free{fewer}"
 
 
-def _checkpoint_bytes(config: TrainConfig) -> int:
+def _checkpoint_bytes(config: TrainConfig, args: Any) -> int:
+    """Bytes of a checkpoint of all weights; 0 of an adapter, which is small, and of a model that is not here yet."""
     if config.lora is not None or not Path(config.model).is_dir():
         return 0
-    return _CHECKPOINT_COPIES * sum(file.stat().st_size for file in Path(config.model).glob("*.safetensors"))
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    in_files = num_weights = 0
+    for path in Path(config.model).glob("*.safetensors"):
+        in_files += path.stat().st_size
+        try:
+            with safe_open(path, framework="numpy") as file:
+                num_weights += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except SafetensorError:  # which reading the model tells
+            return 0
+    dtype = (args.model_init_kwargs or {}).get("dtype", "float32")  # TRL's default, whatever the files are of
+    weights = in_files if dtype == "auto" else num_weights * getattr(torch, dtype).itemsize
+    if config.deepspeed is not None or args.fsdp:  # they keep what is trained in full
+        weights = max(weights, num_weights * torch.float32.itemsize)
+    return weights if args.save_only_model else _CHECKPOINT_COPIES * weights
+
+
+def _num_checkpoints(args: Any, num_steps: int) -> int:
+    """How many are there at a time, at most: an older one goes when a newer one is whole."""
+    made = 1  # by a run that is stopped, if by none other
+    if args.save_strategy == "steps":
+        every = args.save_steps if args.save_steps >= 1 else ceil(args.save_steps * num_steps)
+        made = ceil(num_steps / every)
+    elif args.save_strategy == "epoch" and args.max_steps <= 0:
+        made = ceil(args.num_train_epochs)
+    return min(made, args.save_total_limit + 1) if args.save_total_limit else made
 
 
 def chosen_weights(wanted: str | Weights, num_desirable: int, num_undesirable: int) -> AdmissibleWeights:

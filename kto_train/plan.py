@@ -139,7 +139,7 @@ def make_plan(config: TrainConfig) -> Plan:
         eval_groups=eval_groups_of(cache, args, by_length=config.group_by_length),
         balance=balance,
         num_steps=num_steps,
-        warnings=(*checks.warnings_of(config, args, balance), *unused_settings(args)),
+        warnings=(*checks.warnings_of(config, args, balance, num_steps), *unused_settings(args)),
     )
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from test_loss_equality import make_args
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import KTOConfig
 
 from kto_data.balance import Verdict
@@ -153,6 +155,43 @@ def test_a_model_that_trl_cannot_score_is_refused_without_its_weights(tiny_model
     config = make_config(tmp_path, model=str(tiny_model("llama4")), cache=str(cache))
     with pytest.raises(ModelError, match=r"^Llama4ForConditionalGeneration has no part without its language head"):
         make_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("kto", "num_kept", "bytes_a_weight"),
+    [
+        ({"max_steps": 1}, 1, 3 * 4),  # TRL reads any file in full
+        ({"max_steps": 1, "model_init_kwargs": {"dtype": "bfloat16"}}, 1, 3 * 2),
+        ({"max_steps": 1, "model_init_kwargs": {"dtype": "auto"}}, 1, 3 * 2),
+        ({"max_steps": 1, "save_only_model": True}, 1, 4),
+        ({"max_steps": 10, "save_steps": 3}, 4, 3 * 4),
+        ({"max_steps": 10, "save_steps": 0.25}, 4, 3 * 4),
+        ({"max_steps": 10, "save_steps": 1, "save_total_limit": 2}, 3, 3 * 4),  # the newest is whole before one goes
+        ({"num_train_epochs": 2, "save_strategy": "epoch"}, 2, 3 * 4),
+    ],
+)
+def test_what_checkpoints_will_take_is_said_where_the_disk_has_less(
+    kto: dict[str, Any],
+    num_kept: int,
+    bytes_a_weight: int,
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("text"), dtype="bfloat16")
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model("text")).save_pretrained(tmp_path / "model")
+    make_cache(tmp_path, tmp_path / "model", text_records(4))
+    needed = num_kept * bytes_a_weight * sum(weight.numel() for weight in model.parameters())
+
+    def warned(free: float) -> list[str]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return [told for told in make_plan(make_config(tmp_path, kto=kto)).warnings if "GiB are free" in told]
+
+    (told,) = warned(0.9 * needed)
+    assert told.startswith("a checkpoint takes" if num_kept == 1 else f"{num_kept} checkpoints, ")
+    assert ("kto.save_total_limit keeps fewer" in told) == (num_kept > 1 and "save_total_limit" not in kto)
+    assert warned(1.1 * needed) == []
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
