@@ -89,6 +89,14 @@ def test_no_row_is_paired_with_an_equal_completion_where_that_can_be_avoided(
     assert groups.num_self_pairs == min_self_pairs(rows.completion_key.tolist(), sizes)
 
 
+@given(rows_and_sizes(max_key=3), st.integers(0, 3), st.integers(20, 120))
+def test_fitting_to_a_length_adds_no_self_pair(case: tuple[Rows, int, int], seed: int, max_length: int) -> None:
+    rows, batch_size, ranks = case
+    groups = build_groups(rows, batch_size=batch_size, seed=seed, num_ranks=ranks, max_length=max_length)
+    sizes = [len(group) for group in as_lists(groups)]
+    assert groups.num_self_pairs == min_self_pairs(rows.completion_key.tolist(), sizes)
+
+
 def test_two_answers_in_odd_groups_pair_once_a_group() -> None:
     groups = build_groups(make_rows([0, 0, 0, 1, 1, 1]), batch_size=3, seed=0)
     assert groups.num_self_pairs == min_self_pairs([0, 0, 0, 1, 1, 1], [3, 3]) == 2
