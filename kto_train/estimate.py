@@ -127,18 +127,20 @@ class Estimator:
             checkpointing=setup.checkpointing,
         )
         held = self._weight_bytes(setup)
-        adapter = 0 if setup.adapter is None else count_adapter(self.config, setup.adapter)
-        trained = self.weights.trained if setup.adapter is None else adapter
+        adapter = None if setup.adapter is None else count_adapter(self.config, setup.adapter)
+        trained = adapter or self.weights
+        # transformers makes a frozen tower's input need a gradient, where it computes layers again below an adapter.
+        keeps_vision = trained.trains_vision or (setup.checkpointing and adapter is not None)
         text = self.config.get_text_config()
         tile = min(batch.rows * batch.tokens, _TILE_TOKENS) * min(text.vocab_size, _TILE_VOCABULARY)
         parts = Parts(
-            weights=held + adapter * setup.adapter_dtype.itemsize,
+            weights=held + (adapter.trained * setup.adapter_dtype.itemsize if adapter else 0),
             reference=self._reference_bytes(setup),
-            activations=kept.total,
+            activations=kept.total if keeps_vision else kept.total - kept.vision,
             logits=tile * setup.compute_dtype.itemsize,
             pixels=batch.pixel_bytes,
         )
-        return self._with_states(parts, setup, trained)
+        return self._with_states(parts, setup, trained.trained)
 
     def _reference_bytes(self, setup: Setup) -> float:
         if not setup.is_reference_live or setup.adapter is not None:

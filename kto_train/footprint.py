@@ -49,6 +49,15 @@ class Weights:
     linear: int  # of linear layers, the language head left out: what can be quantized
     head: int  # of the language head
     largest_layer: int  # of one module; the embeddings, usually
+    trains_vision: bool  # whether some of the vision tower are trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """How many weights an adapter adds, all of them trained."""
+
+    trained: int
+    trains_vision: bool  # whether some are in the vision tower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +91,26 @@ def count_weights(config: Any, freeze: Iterable[str] = ()) -> Weights:
         largest_layer=max(
             sum(weight.numel() for weight in layer.parameters(recurse=False)) for layer in model.modules()
         ),
+        trains_vision=_trains_vision(model, config),
     )
 
 
-def count_adapter(config: Any, adapter: LoraConfig) -> int:
-    """How many weights `adapter` adds to the architecture of `config`. Raises `ModelError` where it does not fit it."""
+def count_adapter(config: Any, adapter: LoraConfig) -> Adapter:
+    """What `adapter` adds to the architecture of `config`. Raises `ModelError` where it does not fit it."""
     model = without_weights(config, adapter)
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Adapter(
+        trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        trains_vision=_trains_vision(model, config),
+    )
+
+
+def _trains_vision(model: Any, config: Any) -> bool:
+    """Whether a weight of the vision tower is trained; where no tower is found, it may be."""
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return False
+    towers = [part for part in model.modules() if type(getattr(part, "config", None)) is type(vision)]
+    return not towers or any(weight.requires_grad for tower in towers for weight in tower.parameters())
 
 
 def without_weights(config: Any, adapter: LoraConfig | None = None) -> Any:

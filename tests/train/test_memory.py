@@ -26,6 +26,9 @@ from kto_train.memory import largest_batch, memory_table
 pytestmark = pytest.mark.slow
 
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+TEXT_LORA = LoraConfig(
+    r=4, target_modules="all-linear", exclude_modules=".*(vision_tower|projector).*", task_type="CAUSAL_LM"
+)
 BATCH = BatchShape(rows=4, tokens=64, image_tokens=16, patches=64, pixel_bytes=64 * 3 * 49 * 4)
 
 
@@ -43,21 +46,25 @@ class _Bytes(TrainerCallback):  # type: ignore[misc]
 
 @pytest.fixture
 def make_trainer(tiny_model: TinyModel, tmp_path: Path):  # type: ignore[no-untyped-def]
-    def make(family: str, lora: LoraConfig | None = None, **settings: Any) -> CachedKTOTrainer:
+    def make(
+        family: str, lora: LoraConfig | None = None, freeze: tuple[str, ...] = (), **settings: Any
+    ) -> CachedKTOTrainer:
         model = tiny_model(family)
         records = text_records(8) if family == "text" else image_records(tmp_path, 8)
         cache = load_cache(make_cache(tmp_path, model, records))
         args = make_args(tmp_path / "run", per_device_train_batch_size=4, max_steps=1, **settings)
-        return CachedKTOTrainer(str(model), cache=cache, args=args, peft_config=lora)
+        return CachedKTOTrainer(str(model), cache=cache, args=args, peft_config=lora, freeze=freeze)
 
     return make
 
 
-def estimated(trainer: CachedKTOTrainer, lora: LoraConfig | None = None) -> tuple[Any, BatchShape]:
+def estimated(
+    trainer: CachedKTOTrainer, lora: LoraConfig | None = None, freeze: tuple[str, ...] = ()
+) -> tuple[Any, BatchShape]:
     name = trainer.model.config._name_or_path
     config = AutoConfig.from_pretrained(name)
     batch = largest_batch(trainer.cache, trainer.train_groups, load_processor(name), config)
-    return Estimator(config).estimate(batch, Setup.of(trainer.args, config, lora)), batch
+    return Estimator(config, freeze).estimate(batch, Setup.of(trainer.args, config, lora)), batch
 
 
 def saved_bytes(trainer: CachedKTOTrainer, shape: BatchShape) -> int:
@@ -131,6 +138,14 @@ def test_activations_are_within_the_error_that_is_told(family: str, make_trainer
     trainer = make_trainer(family, gradient_checkpointing=False)
     parts, batch = estimated(trainer)
     assert parts.activations == pytest.approx(saved_bytes(trainer, batch), rel=ACTIVATION_ERROR)
+
+
+@pytest.mark.parametrize("lora", [None, TEXT_LORA], ids=["full", "lora"])
+def test_a_tower_without_a_trained_weight_keeps_nothing(lora: LoraConfig | None, make_trainer: Any) -> None:
+    freeze = ("vision_tower", "projector") if lora is None else ()
+    trainer = make_trainer("llava", lora, freeze, gradient_checkpointing=False)
+    parts, batch = estimated(trainer, lora, freeze)
+    assert parts.activations == pytest.approx(saved_bytes(trainer, batch), rel=ACTIVATION_ERROR / 3)
 
 
 def test_frozen_weights_have_neither_gradients_nor_states(tiny_model: TinyModel, tmp_path: Path) -> None:
