@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import ray
 
 from kto_data.engine.contract import Engine, Opened, Work
 
@@ -54,6 +57,51 @@ class DeadlyEngine:
         afar = work.call_afar and Deadly(work.call_afar, self.word, start=start)
         deadly = replace(work, call=Deadly(work.call, self.word, start=start), call_afar=afar, initializer=None)
         return self.opened.run(deadly, units, jobs=jobs)
+
+
+@dataclass(frozen=True)
+class KilledLate:
+    """Work that kills its process once, when a unit whose text has `word` in it is done and nobody knows it yet."""
+
+    work: Callable[[Any], Any]
+    word: str
+    marker: Path
+
+    def __call__(self, unit: Any) -> Any:
+        result = self.work(unit)
+        if self.word in repr(unit) and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+
+@dataclass(frozen=True)
+class Stranded:
+    """Work that never ends on the node `node`: once a unit is there, which `there` says, the others begin."""
+
+    work: Callable[[Any], Any]
+    node: str
+    there: Path
+
+    def __call__(self, unit: Any) -> Any:
+        if ray.get_runtime_context().get_node_id() == self.node:
+            self.there.touch()
+            signal.pause()
+        while not self.there.exists():  # the others leave it a unit, however long it takes to start
+            time.sleep(0.05)
+        return self.work(unit)
+
+
+@dataclass(frozen=True)
+class ChangedEngine:
+    """An engine with other work in the place of what it is given."""
+
+    run: Engine
+    change: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+
+    def __call__(self, work: Work[Any, Any], units: Any, *, jobs: int) -> Iterator[Any]:
+        afar = work.call_afar and self.change(work.call_afar)
+        return self.run(replace(work, call=self.change(work.call), call_afar=afar), units, jobs=jobs)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import psutil
 import pytest
 import ray
 from conftest import TinyModel, make_image, make_record, write_jsonl
-from deadly import NOWHERE, Deadly, DeadlyEngine, DistantEngine
+from deadly import NOWHERE, ChangedEngine, Deadly, DeadlyEngine, DistantEngine, KilledLate, Stranded
 from object_store import Store
 from ray.cluster_utils import Cluster
 from test_preprocess import files_of
@@ -148,29 +149,31 @@ def test_a_unit_whose_worker_is_killed_is_done_again_and_one_that_always_kills_i
 
 
 def test_a_node_that_is_taken_away_costs_no_unit(cluster: Cluster, opened: Opened, tmp_path: Path) -> None:
+    with doomed_node(cluster, tmp_path / "there") as node:
+        work = Stranded(partial(set_offset_and_square, 0), node, tmp_path / "there")
+        assert list(opened.run(Work(work), range(12), jobs=3)) == [unit * unit for unit in range(12)]
+
+
+def set_offset_and_square(offset: int, unit: int) -> int:
+    set_offset(offset)
+    return square(unit)
+
+
+@contextmanager
+def doomed_node(cluster: Cluster, there: Path) -> Iterator[str]:
+    """The id of a node that is taken away once `there` is a file."""
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     cluster.wait_for_nodes()
 
     def remove() -> None:
-        while not (tmp_path / "there").exists():
+        while not there.exists():
             time.sleep(0.05)
         cluster.remove_node(doomed)
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    units = [(doomed.node_id, str(tmp_path / "there"), unit) for unit in range(12)]
-    assert list(opened.run(Work(stay_if_doomed), units, jobs=3)) == list(range(12))
+    yield doomed.node_id
     thread.join()
-
-
-def stay_if_doomed(unit: tuple[str, str, int]) -> int:
-    node, there, number = unit
-    if ray.get_runtime_context().get_node_id() == node:
-        Path(there).touch()
-        signal.pause()
-    while not Path(there).exists():  # the others leave it a unit, however long it takes to start
-        time.sleep(0.05)
-    return number
 
 
 def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand(opened: Opened) -> None:
@@ -242,6 +245,35 @@ def test_a_cluster_makes_the_cache_that_one_process_makes(
 ) -> None:
     allot = AllotSettings(eval_fraction=0.3, contradictions=Contradictions.DROP)
     make(settings(data, model, tmp_path / "cache", engine=opened.run, allot=allot, pack_images="original"))
+    assert files_of(tmp_path / "cache") == expected
+
+
+def test_a_worker_that_is_killed_when_its_shard_is_there_and_a_node_that_goes_change_no_byte(
+    cluster: Cluster, opened: Opened, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    more = {
+        "allot": AllotSettings(eval_fraction=0.3, contradictions=Contradictions.DROP),
+        "pack_images": "original",
+    }
+    killed, there = tmp_path / "killed", tmp_path / "there"
+    late = ChangedEngine(opened.run, partial(KilledLate, word="shard-00002", marker=killed))
+    make(settings(data, model, tmp_path / "late", engine=late, **more))
+    assert killed.exists()
+    with doomed_node(cluster, there) as node:
+        stranded = ChangedEngine(opened.run, partial(Stranded, node=node, there=there))
+        make(settings(data, model, tmp_path / "stranded", engine=stranded, **more))
+    for cache in (tmp_path / "late", tmp_path / "stranded"):
+        assert files_of(cache) == expected
+        assert not [*cache.rglob("*.tmp"), *cache.glob(".building")]
+
+
+@pytest.mark.parametrize("joins", [False, True], ids=["a Ray of its own", "a cluster"])
+def test_the_command_makes_the_cache_that_one_process_makes(
+    cluster: Cluster, data: Path, model: Path, expected: dict[str, bytes], tmp_path: Path, joins: bool
+) -> None:
+    where = ["--ray-address", cluster.address] if joins else ["--jobs", "2"]
+    command = [*options(data, model, tmp_path / "cache"), "--engine", "ray", *where]
+    subprocess.run([*KTODATA, *command], check=True)
     assert files_of(tmp_path / "cache") == expected
 
 
@@ -413,11 +445,14 @@ def report(arguments: list[str]) -> dict[str, Any]:
     return document
 
 
-def test_without_an_address_a_ray_is_started_and_stopped_and_finds_the_same(data: Path, ray_folder: Path) -> None:
+def test_without_an_address_a_ray_is_started_and_stopped_and_finds_the_same(
+    data: Path, ray_folder: Path, cluster: Cluster
+) -> None:
     arguments = ["validate", str(data), "--output-format", "json", "--quiet"]
     before = {process.pid for process in psutil.process_iter() if process.name() == "raylet"}
     on_ray = report([*arguments, "--engine", "ray", "--jobs", "2"])
     assert on_ray == report([*arguments, "--jobs", "1"])
+    assert on_ray == report([*arguments, "--engine", "ray", "--ray-address", cluster.address])
     assert {process.pid for process in psutil.process_iter() if process.name() == "raylet"} <= before
     assert not list(ray_folder.glob("ktodata-ray-*"))
 
