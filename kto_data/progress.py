@@ -57,7 +57,7 @@ class Progress:
     ) -> None:
         self._is_over.set()
         if self._teller is not None:
-            self._teller.join()
+            self._teller.join(timeout=1)  # it may be in the middle of a line that nobody takes
         if self._bar is not None:
             self._bar.stop()
 
@@ -98,7 +98,10 @@ class Progress:
 
     def _go_on_saying(self) -> None:
         while not self._is_over.wait(_SECONDS_BETWEEN_LINES / 10):
-            self._say_if_due()
+            try:
+                self._say_if_due()
+            except (OSError, ValueError):  # whoever listened has gone, which whoever works here will find out
+                return
 
     def _say_if_due(self) -> None:
         with self._lock:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
+import socket
+import stat
 import tempfile
+import weakref
 from contextlib import suppress
 from glob import escape, iglob
 from typing import IO
 
-_PREFIX = "ktodata-"
+_PREFIX = f"kto{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]}-"
+"""Of this machine: on a file system that others share, their locks may not be seen. Short: Ray puts sockets below."""
 _LOCK = ".in-use"
 
 
@@ -26,11 +31,12 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
         _remove_left(root)
         super().__init__(prefix=f"{_PREFIX}{kind}", dir=root, ignore_cleanup_errors=True)
         self._lock = _locked(self.name)
+        weakref.finalize(self, self._lock.close)  # first, also at exit: an open file keeps a folder there on NFS
 
     def cleanup(self) -> None:
         """Remove it, and all in it."""
-        super().cleanup()
         self._lock.close()
+        super().cleanup()
 
 
 def _locked(folder: str) -> IO[str]:
@@ -43,6 +49,12 @@ def _locked(folder: str) -> IO[str]:
 
 def _remove_left(root: str) -> None:
     for path in iglob(os.path.join(escape(root), f"{_PREFIX}*", _LOCK), include_hidden=True):
-        with suppress(OSError), open(path, "r+") as lock:  # in use, or somebody else's
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+        with suppress(OSError):  # in use, or somebody else's
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                status = os.fstat(descriptor)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+            finally:
+                os.close(descriptor)

@@ -195,7 +195,7 @@ def _checkpoint_bytes(config: TrainConfig, args: Any) -> int:
 def _num_checkpoints(args: Any, num_steps: int) -> int:
     """How many are there at a time, at most: an older one goes when a newer one is whole."""
     made = 1  # by a run that is stopped, if by none other
-    if args.save_strategy == "steps":
+    if args.save_strategy == "steps" and args.save_steps > 0:  # with 0 transformers saves none
         every = args.save_steps if args.save_steps >= 1 else ceil(args.save_steps * num_steps)
         made = ceil(num_steps / every)
     elif args.save_strategy == "epoch" and args.max_steps <= 0:

@@ -20,7 +20,7 @@ _NO_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "can't start new 
 """What torch and Python say in a RuntimeError where there is none; only a full device has an exception of its own."""
 _NO_WORKER = (
     *("DataLoader worker (pid", "Pin memory thread exited", "Communication with the workers is no longer possible"),
-    *("shared memory", "</torch_"),  # in whose name torch asks for a place in it
+    *("shared memory object", "shared memory (shm)", "</torch_"),  # in whose name torch asks for a place in it
 )
 """What torch says where a process that loads batches was killed, or cannot hand on what it has loaded."""
 _NO_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
@@ -33,6 +33,23 @@ _HINTS = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "a higher `ulimit -n`, or fewer kto.dataloader_num_workers"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "look at the disk or the network it is on, then --resume auto"),
 }
+
+
+@contextmanager
+def told_memory() -> Iterator[None]:
+    """Makes one line of a machine whose memory has ended. Raises `ConfigError`."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(error) from None
+    except RuntimeError as error:
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise _out_of_memory(error) from None
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise _out_of_memory(error) from None
+        raise
 
 
 @contextmanager
@@ -56,12 +73,12 @@ def told_faults(output: Path) -> Iterator[None]:
         what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
         raise InputError(f"{what}: {first_line(error)}", hint=_HINTS.get(error.errno or 0, "")) from None
     except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _NO_PEER):
+            raise _out_of_reach(error) from None
         if any(words in str(error) for words in _NO_MEMORY):
             raise _out_of_memory(error) from None
         if any(words in str(error) for words in _NO_WORKER):
             raise _no_worker(error) from None
-        if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _NO_PEER):
-            raise _out_of_reach(error) from None
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         raise InputError(f"cannot write to {output}: the disk is full", hint=_AFTER_FULL) from None
@@ -89,7 +106,9 @@ def _no_worker(error: RuntimeError) -> ConfigError:
 def _out_of_reach(error: RuntimeError) -> KtoDataError:
     told = " ".join(str(error).split())  # the cause may be in any of its lines
     if torch.distributed.is_initialized():
-        return LostPeerError(f"another process of the training has failed: {told}", hint="look at what that one said")
+        return LostPeerError(
+            f"the processes of the training cannot go on together: {told}", hint="look at what the others said"
+        )
     return ConfigError(
         f"the processes of the training do not find each other: {told}",
         hint="--main-process-ip and --main-process-port, the same on each machine, and a port that is free",

@@ -1,7 +1,7 @@
 """One training over several processes: each a `python -m kto_train` with the variables that `torchrun` sets.
 
 `torchrun` and `accelerate launch` start `kto_train` as well. What is here is for the plain command: it ends with the
-exit code of the process that failed first, and a run that is asked to stop has the time that its checkpoint takes.
+exit code of the process that failed by itself, and a run that is asked to stop has the time that its checkpoint takes.
 """
 
 from __future__ import annotations
@@ -153,14 +153,19 @@ def _told_end(
     if said_of_peers[failed].exists():  # the one that failed by itself is on another machine
         say(f"ktodata: error: {said_of_peers[failed].read_text(encoding='utf-8')}")
         return code
-    is_said = code == processes[0].returncode and not said_of_peers[0].exists()
+    is_said = code == processes[0].returncode and code >= 0 and not said_of_peers[0].exists()
     if failed and code != ExitCode.INTERRUPTED and not is_said:
         for line in (folder / f"{failed}.log").read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
             say(line)
     if code < 0:
-        say(f"ktodata: error: process {failed} was ended by {signal.Signals(-code).name}")
+        say(f"ktodata: error: process {failed} was ended by {_signal_name(-code)}")
         return ExitCode.USAGE
     return code
+
+
+def _signal_name(number: int) -> str:
+    names = {known.value: known.name for known in signal.Signals}
+    return names.get(number, f"signal {number}")
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], has_lost_peer: Callable[[int], bool]) -> int | None:

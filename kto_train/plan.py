@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kto_data import __version__
 from kto_data.balance import AdmissibleWeights
-from kto_data.errors import ModelError
+from kto_data.errors import ConfigError
 from kto_data.manifest import read_manifest
 from kto_train import checks
 from kto_train.config import TrainConfig
@@ -151,13 +151,16 @@ def _check_architecture(config: TrainConfig) -> None:
     """
     from transformers import AutoConfig
 
-    from kto_train.footprint import without_weights
     from kto_train.strategy import freeze_weights, lora_config
 
     try:
+        from kto_train.footprint import without_weights
+
         architecture = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
         model = without_weights(architecture, lora_config(config))
-    except (ModelError, OSError, ValueError, ImportError):  # what the trainer tells, or can do and this cannot
+    except ConfigError:
+        raise
+    except Exception:  # a look ahead: what is wrong the trainer tells, and what cannot be built here it may build
         return
     checks.check_backbone(model)
     freeze_weights(model, config.freeze)

@@ -32,9 +32,9 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     check_installed()
     if not _is_main_process():
         say = _nothing  # under torchrun, one voice is enough
-    from kto_train.faults import told_faults
+    from kto_train.faults import told_memory
 
-    with told_faults(Path(config.output_dir)):
+    with told_memory():
         plan = make_plan(config)
     for line in plan.lines():
         say(line)

@@ -77,13 +77,17 @@ class KilledLate:
 
 @dataclass(frozen=True)
 class Stranded:
-    """Work that never ends on the node `node`: once a unit is there, which `there` says, the others begin."""
+    """Work that never ends on the node `node` with units whose text has `word` in it: once one is there, which `there`
+    says, the others begin."""
 
     work: Callable[[Any], Any]
     node: str
     there: Path
+    word: str = ""
 
     def __call__(self, unit: Any) -> Any:
+        if self.word not in repr(unit):
+            return self.work(unit)
         if ray.get_runtime_context().get_node_id() == self.node:
             self.there.touch()
             signal.pause()

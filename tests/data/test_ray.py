@@ -172,8 +172,11 @@ def doomed_node(cluster: Cluster, there: Path) -> Iterator[str]:
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    yield doomed.node_id
-    thread.join()
+    try:
+        yield doomed.node_id
+    finally:
+        there.touch()
+        thread.join()
 
 
 def test_whoever_stops_listening_does_not_wait_for_the_units_at_hand(opened: Opened) -> None:
@@ -260,7 +263,7 @@ def test_a_worker_that_is_killed_when_its_shard_is_there_and_a_node_that_goes_ch
     make(settings(data, model, tmp_path / "late", engine=late, **more))
     assert killed.exists()
     with doomed_node(cluster, there) as node:
-        stranded = ChangedEngine(opened.run, partial(Stranded, node=node, there=there))
+        stranded = ChangedEngine(opened.run, partial(Stranded, node=node, there=there, word="shard-0"))
         make(settings(data, model, tmp_path / "stranded", engine=stranded, **more))
     for cache in (tmp_path / "late", tmp_path / "stranded"):
         assert files_of(cache) == expected
@@ -454,7 +457,7 @@ def test_without_an_address_a_ray_is_started_and_stopped_and_finds_the_same(
     assert on_ray == report([*arguments, "--jobs", "1"])
     assert on_ray == report([*arguments, "--engine", "ray", "--ray-address", cluster.address])
     assert {process.pid for process in psutil.process_iter() if process.name() == "raylet"} <= before
-    assert not list(ray_folder.glob("ktodata-ray-*"))
+    assert not list(ray_folder.glob("kto*-ray-*"))
 
 
 def test_an_interrupt_takes_down_the_ray_that_was_started(ray_folder: Path) -> None:
@@ -462,14 +465,14 @@ def test_an_interrupt_takes_down_the_ray_that_was_started(ray_folder: Path) -> N
     command = [*KTODATA, "validate", "-", "--engine", "ray", "--jobs", "2"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdin is not None
-        while not list(ray_folder.glob("ktodata-ray-*/session_latest/sockets/raylet")) and run.poll() is None:
+        while not list(ray_folder.glob("kto*-ray-*/session_latest/sockets/raylet")) and run.poll() is None:
             time.sleep(0.05)
         run.stdin.write(line * 20_000)
         run.stdin.flush()
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=120)
     assert (run.returncode, said.decode().splitlines()[-1]) == (130, "ktodata: interrupted")
-    assert not list(ray_folder.glob("ktodata-ray-*"))
+    assert not list(ray_folder.glob("kto*-ray-*"))
 
 
 def test_an_address_where_no_cluster_is_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.utils import infer_storage_options
 
-from kto_data import storage
+from kto_data import scratch, storage
 from kto_data.cli import main
 from kto_data.errors import ExitCode, UsageError
 from kto_data.scratch import ScratchFolder
@@ -90,10 +90,11 @@ LEFT = (
 
 def test_what_a_killed_process_has_left_is_removed_and_nothing_that_is_in_use(tmp_path: Path) -> None:
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    somebodys, in_the_making = tmp_path / "ktodata-notes", tmp_path / "ktodata-new"
-    somebodys.mkdir()
-    in_the_making.mkdir()
+    somebodys, in_the_making, evil = (tmp_path / f"{scratch._PREFIX}{name}" for name in ("notes", "new", "evil"))
+    for folder in (somebodys, in_the_making, evil):
+        folder.mkdir()
     (in_the_making / ".in-use.new").touch()
+    (evil / ".in-use").symlink_to(__file__)
     command = [sys.executable, "-c", LEFT]
     killed = subprocess.run([*command, "killed"], env=env, capture_output=True, text=True)
     left = Path(killed.stdout.strip())
@@ -103,8 +104,8 @@ def test_what_a_killed_process_has_left_is_removed_and_nothing_that_is_in_use(tm
         used = Path(alive.stdout.readline().strip())
         with ScratchFolder(root=str(tmp_path)) as own:
             assert {path.name for path in tmp_path.iterdir()} == {
-                *(somebodys.name, in_the_making.name, used.name, Path(own).name)
+                *(somebodys.name, in_the_making.name, evil.name, used.name, Path(own).name)
             }
             assert (used / "large").exists()
         alive.communicate("")
-    assert sorted(tmp_path.iterdir()) == sorted([somebodys, in_the_making])
+    assert sorted(tmp_path.iterdir()) == sorted([somebodys, in_the_making, evil])

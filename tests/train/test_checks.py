@@ -166,6 +166,7 @@ def test_a_model_that_trl_cannot_score_is_refused_without_its_weights(tiny_model
         ({"max_steps": 1, "save_only_model": True}, 1, 4),
         ({"max_steps": 10, "save_steps": 3}, 4, 3 * 4),
         ({"max_steps": 10, "save_steps": 0.25}, 4, 3 * 4),
+        ({"max_steps": 10, "save_steps": 0}, 1, 3 * 4),
         ({"max_steps": 10, "save_steps": 1, "save_total_limit": 2}, 3, 3 * 4),  # the newest is whole before one goes
         ({"num_train_epochs": 2, "save_strategy": "epoch"}, 2, 3 * 4),
     ],

@@ -57,3 +57,10 @@ def test_processes_that_never_met_have_not_lost_each_other() -> None:
 def test_what_nobody_foresaw_stays_what_it_is() -> None:
     with pytest.raises(RuntimeError, match="shapes"), told_faults(Path("run")):
         raise RuntimeError("shapes do not fit")
+
+
+def test_what_devices_say_of_shared_memory_is_no_matter_of_data_workers() -> None:
+    said = "NCCL error: unhandled system error. Error while creating shared memory segment /dev/shm/nccl-a (size 9)"
+    assert "data" not in told(torch.distributed.DistBackendError(said)).what
+    with pytest.raises(RuntimeError, match="out of resource"), told_faults(Path("run")):
+        raise RuntimeError("out of resource: shared memory, Required: 9, Hardware limit: 8")

@@ -96,7 +96,7 @@ def test_a_data_worker_that_is_killed_is_one_line_and_leaves_the_checkpoint_befo
     cache = make_cache(tmp_path, tiny_model("llava"), image_records(tmp_path, 8))
     kto = {"max_steps": 100, "save_steps": 1, "dataloader_num_workers": 1}
     config = make_config(cache, tiny_model("llava"), tmp_path / "run", reference="live", kto=kto)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_losing_a_worker, args=(there, config))
     process.start()
