@@ -31,6 +31,6 @@ def refuse_unread(checked: CheckedLine, root: str) -> None:
 def _refusal(what: str) -> InputError:
     return InputError(
         what,
-        hint="see that it can be read (that one is not there S3 says to those alone who may list the bucket), and run the "
-        "same command again: what is built is kept",
+        hint="see that it can be read (that one is not there S3 says to those alone who may list the bucket), and run "
+        "the same command again: what is built is kept",
     )
