@@ -26,13 +26,18 @@ CLOCK = (
 )
 
 
-def test_on_a_terminal_there_is_a_bar_and_lines_are_said_above_it() -> None:
+def said_on_a_terminal(steps: str) -> str:
     master, slave = pty.openpty()
-    env = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    subprocess.run([sys.executable, "-c", STEPS], stderr=slave, env=env, check=True)
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", steps], stderr=slave, env=env, check=True)
     os.close(slave)
     said = os.read(master, 100_000).decode()
     os.close(master)
+    return said
+
+
+def test_on_a_terminal_there_is_a_bar_and_lines_are_said_above_it() -> None:
+    said = said_on_a_terminal(STEPS)
     places = [
         said.index(text)
         for text in ("before the first step", "said [on] the way", "4/4", "loss 0.4981, KL", "after it")
@@ -98,11 +103,6 @@ def test_rows_have_a_bar_on_a_terminal() -> None:
         "    told.advance_to(1234, 5, 0.5, 2)\n"
         "    time.sleep(0.5)\n"
     )
-    master, slave = pty.openpty()
-    env = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
-    subprocess.run([sys.executable, "-c", steps], stderr=slave, env=env, check=True)
-    os.close(slave)
-    said = os.read(master, 100_000).decode()
-    os.close(master)
+    said = said_on_a_terminal(steps)
     assert "preprocess 1,234 rows · " in said
     assert " · 5 dropped · 2 shards · " in said
