@@ -112,6 +112,7 @@ def test_a_data_worker_that_is_killed_is_one_line_and_leaves_the_checkpoint_befo
 def _losing_a_worker(answer: Connection, config: TrainConfig) -> None:
     """The error of a run whose workers are killed at the first image that they open once there is a checkpoint."""
     trains, sealed = os.getpid(), Path(config.output_dir, "checkpoint-1", "checkpoint.json")
+    multiprocessing.set_start_method("fork", force=True)  # so that the workers have the hook
 
     def kill(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and os.getpid() != trains and str(arguments[0]).endswith(".png") and sealed.exists():
