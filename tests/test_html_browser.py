@@ -77,7 +77,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     def write_rows(name: str, words: str) -> Report:
         path = folder / f"{name}.html"
         rows = [shown_row(number, words) for number in range(4)]
-        path.write_text(rows_page("cache", rows, ImagePlaces(folder, folder / "images", "none")), encoding="utf-8")
+        path.write_text(
+            rows_page("cache", rows, ImagePlaces(str(folder), str(folder / "images"), "none")), encoding="utf-8"
+        )
         return Report(path, {"rows": len(rows), "pictures": len(rows)})
 
     make_image(folder / "red.png", 64, 48)
