@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import socket
 import stat
 import tempfile
 import weakref
@@ -14,7 +13,7 @@ from contextlib import suppress
 from glob import escape, iglob
 from typing import IO
 
-_PREFIX = f"kto{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]}-"
+_PREFIX = f"kto{hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:4]}-"
 """Of this machine: on a file system that others share, their locks may not be seen. Short: Ray puts sockets below."""
 _LOCK = ".in-use"
 
