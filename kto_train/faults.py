@@ -40,14 +40,8 @@ def told_memory() -> Iterator[None]:
     """Makes one line of a machine whose memory has ended. Raises `ConfigError`."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(error) from None
-    except RuntimeError as error:
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise _out_of_memory(error) from None
-        raise
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if _is_out_of_memory(error):
             raise _out_of_memory(error) from None
         raise
 
@@ -61,22 +55,17 @@ def told_faults(output: Path) -> Iterator[None]:
     raised.
     """
     try:
-        yield
+        with told_memory():
+            yield
     except SafetensorError as error:
         raise InputError(f"cannot write to {output}: {first_line(error)}", hint=_AFTER_FULL) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(error) from None
     except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise _out_of_memory(error) from None
         where = error.filename or output
         what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
         raise InputError(f"{what}: {first_line(error)}", hint=_HINTS.get(error.errno or 0, "")) from None
     except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _NO_PEER):
+        if _is_out_of_reach(error):
             raise _out_of_reach(error) from None
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise _out_of_memory(error) from None
         if any(words in str(error) for words in _NO_WORKER):
             raise _no_worker(error) from None
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
@@ -86,6 +75,18 @@ def told_faults(output: Path) -> Iterator[None]:
         raise ConfigError(f"a setting under kto needs another package: {first_line(error)}") from None
     except KtoDataError as error:
         raise _from_worker(error) from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in _NO_MEMORY) and not _is_out_of_reach(error)
+
+
+def _is_out_of_reach(error: BaseException) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _NO_PEER)
 
 
 def _out_of_memory(error: BaseException) -> ConfigError:
