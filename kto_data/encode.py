@@ -203,11 +203,14 @@ def what_is_lost(record: Record, rendered: Rendered) -> Refused | None:
             if message.role != "system":
                 position = found + len(text)
     if not rendered.whole.startswith(rendered.alone.rstrip()):
-        told = "the prompt by itself is rendered otherwise than before the completion: it is not what would be trained"
-        return Refused(TEMPLATE_REFUSES, told, "/messages")
+        end = rendered.alone[common_prefix_length(rendered.alone, rendered.whole) :]
+        end = repr(end if len(end) <= _SHOWN_CHARS else end[:_SHOWN_CHARS] + "…")
+        told = f"the prompt by itself ends in {end}, which is not there before the completion: another text is trained"
+        return Refused(TEMPLATE_REFUSES, told, "/messages", quotes=(end,))
     return None
 
 
+_SHOWN_CHARS = 40  # of what is not as it should be
 _THOUGHT = re.compile(r"</?think>")
 
 

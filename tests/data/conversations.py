@@ -70,8 +70,9 @@ def sample(
     return Sample(record.model_copy(update={"images": tuple(ref.path for ref in refs)}), tuple(refs))
 
 
-def ids_of_trl(processor: Processor, item: Sample, pictures: list[Any] | None = None) -> list[int]:
-    """The sequence that TRL's own vision collator makes of the sample; of noise where no `pictures` are given."""
+def ids_of_trl(processor: Processor, item: Sample, pictures: list[Any] | None = None) -> tuple[list[int], list[int]]:
+    """Prompt and completion ids that TRL's own vision collator makes of the sample; of noise where no `pictures` are
+    given."""
     from trl.trainer.kto_trainer import DataCollatorForVisionUnpairedPreference
 
     collator = DataCollatorForVisionUnpairedPreference(processor.processing_class, calculate_kl=False)
@@ -79,7 +80,9 @@ def ids_of_trl(processor: Processor, item: Sample, pictures: list[Any] | None = 
     images = pictures or [image.noise((ref.width, ref.height)) for ref in item.images]
     example = {"images": images, "prompt": messages[:-1], "completion": messages[-1:], "label": True}
     batch = collator([example])
-    return batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
+    is_there, is_completion = batch["attention_mask"][0].bool(), batch["completion_mask"][0].bool()
+    ids = batch["input_ids"][0]
+    return ids[is_there & ~is_completion].tolist(), ids[is_completion].tolist()
 
 
 def texts_of_trl(folder: Path, output: Path, rows: list[dict[str, Any]]) -> list[tuple[list[int], list[int]]]:

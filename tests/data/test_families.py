@@ -30,7 +30,7 @@ def test_ids_of_image_rows_equal_those_of_trl(vision_processor: Processor) -> No
     answers = Encoder(vision_processor).encode(samples)
     for item, answer in zip(samples, answers, strict=True):
         assert isinstance(answer, Encoded), answer
-        assert answer.prompt_ids + answer.completion_ids == ids_of_trl(vision_processor, item)
+        assert (answer.prompt_ids, answer.completion_ids) == ids_of_trl(vision_processor, item)
 
 
 @pytest.mark.parametrize("name", ["one image", "two images", "image in the history"])
@@ -50,7 +50,7 @@ def test_images_of_odd_sizes_are_those_of_trl_or_refused_where_its_processor_ref
             assert f"the processor refuses an image of {size[0]}x{size[1]}: " in answer.message
         else:
             assert isinstance(answer, Encoded), answer
-            assert answer.prompt_ids + answer.completion_ids == expected
+            assert (answer.prompt_ids, answer.completion_ids) == expected
 
 
 def test_a_turned_image_has_the_ids_of_the_upright_one(vision_processor: Processor, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_turned_image_has_the_ids_of_the_upright_one(vision_processor: Process
         (answer,) = encoder.encode([item])
         assert isinstance(answer, Encoded), answer
         upright = ImageOps.exif_transpose(Image.open(path))
-        assert answer.prompt_ids + answer.completion_ids == ids_of_trl(vision_processor, item, [upright])
+        assert (answer.prompt_ids, answer.completion_ids) == ids_of_trl(vision_processor, item, [upright])
 
 
 def test_ids_do_not_depend_on_the_order_of_the_sizes_met(vision_processor: Processor) -> None:
