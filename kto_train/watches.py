@@ -27,7 +27,7 @@ _SPIKE_LOSS = 0.25  # half of the loss that a training starts with
 _SPIKE_NORMS = 10  # times the median gradient norm
 _KL_ZEROS = 25  # readings in a row
 _MOVED = 0.01  # a reward that is plainly not that of the reference
-_KL_FAR = 1.0  # beta times KL from which on the KL term outweighs what is learned
+_KL_FAR = 1.0  # beta times KL: less is no harm, however small the margin is
 _MARGIN_FALL = 0.1
 _NOISE = 3  # median absolute deviations that a trend must be above
 _COLLAPSED = {"desirable": -1.0, "undesirable": -5.0}
@@ -152,9 +152,12 @@ def spike(readings: Sequence[Reading], training: Training) -> Alarm | None:
 
 
 def kl_rising(readings: Sequence[Reading], training: Training) -> Alarm | None:
-    """The KL term rises through all windows, to where it outweighs the rewards."""
+    """The KL term rises through all windows, to where it outweighs what is learned: the margin, where there is one."""
     points = _trend([reading.kl for reading in readings]) if training.has_kl else None
-    if points is None or not _rises(points) or training.beta * points[-1] < _KL_FAR or points[-1] < 2 * points[0]:
+    if points is None or not _rises(points) or points[-1] < 2 * points[0]:
+        return None
+    learned = [reading.margin for reading in readings[-_WINDOW:] if reading.margin is not None]
+    if training.beta * points[-1] < max(_KL_FAR, median(learned or [0.0])):
         return None
     return _of_trend(
         readings,

@@ -76,6 +76,7 @@ def test_a_watch_sees_what_it_is_there_for_and_no_other_does(curves: dict[str, A
     "curves",
     [
         {"kl": lambda i: 0.1 * i},  # rises, as at every beginning, and is small against the rewards
+        {"kl": lambda i: 1.0 + i, "margin": lambda i: 0.2 * i},  # while more is learned than lost
         {"kl": 0.0, "desirable": 0.0, "undesirable": 0.0},  # nothing has moved yet: the rate is warmed up
         {"undesirable": lambda i: -0.15 * i},  # what is learned
         {"margin": lambda i: 1.0 - 0.002 * i},  # less than chance moves it

@@ -50,10 +50,19 @@ def with_label(label: bool) -> list[dict[str, Any]]:
     return [record | {"label": label} for record in text_records(12)]
 
 
-def test_a_healthy_run_is_left_in_peace(tiny_model: TinyModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss_type", ["kto", "apo_zero_unpaired"])
+@pytest.mark.parametrize("rate", [3e-4, 1e-3])
+def test_a_healthy_run_is_left_in_peace(rate: float, loss_type: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+    """One that learns: all that is watched moves, and far."""
     cache = make_cache(tmp_path, tiny_model("text"), text_records(24))
-    names, _ = trained(cache, tiny_model("text"), learning_rate=1e-4, max_steps=36)
+    names, _ = trained(cache, tiny_model("text"), learning_rate=rate, max_steps=36, loss_type=loss_type)
     assert names == []
+    first, *_, last = (entry for entry in read_metrics(tmp_path / "run") if "loss" in entry)
+    assert last["loss"] < 0.75 * first["loss"]
+    assert last["rewards/chosen"] > 1
+    assert last["rewards/rejected"] < -0.2
+    assert last["rewards/margins"] > 1
+    assert last["kl"] > 5 or loss_type != "kto"
 
 
 def test_kl_at_zero_and_a_collapse_are_seen_where_all_is_pushed_down(tiny_model: TinyModel, tmp_path: Path) -> None:
