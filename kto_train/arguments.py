@@ -25,7 +25,7 @@ def check_library_fields(config: TrainConfig) -> None:
 
     check_fields(config.kto, KTOConfig, "kto")
     for problem in value_problems(config.kto):
-        raise ConfigError(problem.message)
+        raise ConfigError(problem.message, hint=problem.hint)
     _check_model_settings(config.kto.get("model_init_kwargs") or {})
     if isinstance(config.kto.get("accelerator_config"), dict):  # else a file, which transformers reads
         check_fields(config.kto["accelerator_config"], AcceleratorConfig, "kto.accelerator_config")

@@ -22,6 +22,12 @@ _AT_LEAST: dict[str, int] = {
 }
 _OPTIM_ARGS = re.compile(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*")
 _ABOVE_ZERO = ("learning_rate", "beta", "num_train_epochs")
+_MEASURED = (
+    *("loss", "aux_loss", "kl", "entropy", "num_tokens"),
+    *(f"{what}/{label}" for what in ("rewards", "logps", "logits") for label in ("chosen", "rejected")),
+    *("rewards/margins", "runtime", "samples_per_second", "steps_per_second"),
+)
+"""What TRL's evaluation measures, by the names that it logs with `eval_` before them."""
 
 
 def value_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
@@ -36,8 +42,18 @@ def value_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("max_steps", "at least 1, or -1 for whole epochs", kto["max_steps"])
     if isinstance(kto.get("loss_type"), str) and kto["loss_type"] not in _LOSSES:
         yield _problem("loss_type", " or ".join(_LOSSES), kto["loss_type"])
+    yield from _metric_problems(kto)
     if kto.get("optim_args") and not _OPTIM_ARGS.fullmatch(str(kto["optim_args"])):
         yield _problem("optim_args", "name=value, with commas between", kto["optim_args"])
+
+
+def _metric_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
+    """What the best model is to be known by, which transformers looks for at the first evaluation."""
+    key, name = "kto.metric_for_best_model", kto.get("metric_for_best_model")
+    if isinstance(name, str) and name.removeprefix("eval_") not in _MEASURED:
+        yield Problem(key, f"{key} is {name}, which no evaluation measures", f"one of {', '.join(_MEASURED)}")
+    if name is None and kto.get("save_strategy") == "best" and not kto.get("load_best_model_at_end"):
+        yield Problem(key, f"kto.save_strategy is best, and no {key} says by what", f"{key}: loss, say")
 
 
 def _problem(key: str, allowed: str, value: object) -> Problem:

@@ -41,7 +41,7 @@ def import_(
     imported = import_config(read_config(file), kto_fields=field_names(KTO_CLASSES) or ())
     make_config(imported.settings)  # what is written can be read
     for problem in value_problems(imported.settings.get("kto", {})):
-        raise ConfigError(problem.message)
+        raise ConfigError(problem.message, hint=problem.hint)
     text = "".join(f"{line}\n" for line in _comments(file, imported)) + to_yaml(imported.settings)
     if output is None:
         typer.echo(text, nl=False)

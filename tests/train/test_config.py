@@ -174,6 +174,8 @@ def test_good_fields_pass() -> None:
         ({"optim_args": "momentum"}, "kto.optim_args must be name=value, with commas between, not 'momentum'"),
         ({"optim_args": "a=1=2"}, "kto.optim_args must be name=value, with commas between, not 'a=1=2'"),
         ({"optim_args": "a=1,"}, "kto.optim_args must be name=value, with commas between, not 'a=1,'"),
+        ({"metric_for_best_model": "f1"}, "kto.metric_for_best_model is f1, which no evaluation measures"),
+        ({"save_strategy": "best"}, "kto.save_strategy is best, and no kto.metric_for_best_model says by what"),
         ({"accelerator_config": {1: True}}, "unknown key kto.accelerator_config.1"),
         (
             {"accelerator_config": {"even_batch": True}},
@@ -191,6 +193,18 @@ def test_a_number_at_its_bound_passes() -> None:
     least = {"per_device_train_batch_size": 1, "dataloader_num_workers": 0, "max_steps": -1, "beta": 1e-9}
     least |= {"optim_args": "momentum=0.9, nesterov=true"}
     assert list(value_problems(least)) == []
+
+
+@pytest.mark.parametrize(
+    "kto",
+    [
+        {"metric_for_best_model": "eval_rewards/margins"},
+        {"metric_for_best_model": "loss", "save_strategy": "best"},
+        {"load_best_model_at_end": True, "save_strategy": "best"},  # by the loss, as transformers has it
+    ],
+)
+def test_what_the_best_model_can_be_known_by_passes(kto: dict[str, object]) -> None:
+    assert list(value_problems(kto)) == []
 
 
 def test_an_unknown_key_without_a_neighbour_is_told_alone() -> None:
