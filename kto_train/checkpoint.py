@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,42 @@ def is_model_alone(checkpoint: Path) -> bool:
 
 def last_whole(output: Path) -> tuple[Path | None, list[str]]:
     """The whole checkpoint with the highest step, and what is wrong with those after it that were passed over."""
-    steps = {
-        int(path.name.removeprefix(_PREFIX)): path
-        for path in output.glob(f"{_PREFIX}*")
-        if path.name.removeprefix(_PREFIX).isdigit()
-    }
+    return _last(output, flaw)
+
+
+def last_to_resume(output: Path) -> tuple[Path | None, list[str]]:
+    """The whole checkpoint with the highest step that can be gone on from, and what is wrong with those after it."""
+    return _last(output, _obstacle)
+
+
+def _obstacle(checkpoint: Path) -> str:
+    """Why a checkpoint cannot be gone on from; empty where it can."""
+    return flaw(checkpoint) or ("it holds the model alone" if is_model_alone(checkpoint) else "")
+
+
+def _last(output: Path, wrong_with: Callable[[Path], str]) -> tuple[Path | None, list[str]]:
+    steps = _by_step(output)
     passed_over: list[str] = []
     for step in sorted(steps, reverse=True):
-        found = flaw(steps[step])
+        found = wrong_with(steps[step])
         if not found:
             return steps[step], passed_over
         passed_over.append(f"{steps[step]} is passed over: {found}")
     return None, passed_over
+
+
+def _by_step(output: Path) -> dict[int, Path]:
+    """The checkpoints in the folder of a run, whole or not."""
+    return {
+        int(path.name.removeprefix(_PREFIX)): path
+        for path in output.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdigit()
+    }
+
+
+def sealed_steps(output: Path) -> list[int]:
+    """The steps of the checkpoints that were finished; whether they are whole still, only `flaw` tells."""
+    return sorted(step for step, path in _by_step(output).items() if (path / LIST_NAME).exists())
 
 
 def remove_unfinished(output: Path, step: int) -> None:

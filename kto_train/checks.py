@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from kto_data.training import TrainPlan, balance_warning, cache_mismatches
 from kto_train.columns import SUPPORTED
 from kto_train.config import TrainConfig, Weights
 from kto_train.outlook import plan_of
+from kto_train.room import lack_of_room, nearest_folder
 
 if TYPE_CHECKING:
     from kto_data.processor import Processor
@@ -26,7 +25,7 @@ _NEEDED = ("torch", "transformers", "datasets", "trl", "accelerate", "peft", "ma
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DEEPSPEED = Path(__file__).parent / "deepspeed"
-_CHECKPOINT_COPIES = 3  # a checkpoint of all weights holds them once and AdamW's two averages
+_METRICS_OF_LABEL = {"true": ("/chosen", "/margins"), "false": ("/rejected", "/margins")}
 
 
 def check_installed() -> None:
@@ -54,11 +53,18 @@ def check_kto_batch(config: TrainConfig) -> None:
 
 def check_evaluation(config: TrainConfig, manifest: Manifest) -> None:
     """Raises `ConfigError` where evaluation is asked for and none can be, naming the key that asks: without an eval
-    split, or without a strategy."""
+    split, or without a strategy; and where the best model is to be known by a label that the eval split has not."""
     plan = plan_of(config.model_dump())
     has_split = EVAL in manifest.splits
     for problem in plan.evaluation_without_strategy() if has_split else plan.evaluation_without(config.cache):
         raise ConfigError(problem.message, hint=problem.hint)
+    metric = str(config.kto.get("metric_for_best_model"))
+    for label, endings in _METRICS_OF_LABEL.items():
+        if metric.endswith(endings) and not manifest.splits[EVAL].counts.kept_by_label[label]:
+            raise ConfigError(
+                f"kto.metric_for_best_model is {metric}, and no row of the eval split has the label {label}",
+                hint="kto.metric_for_best_model: loss; or an eval split with both labels",
+            )
 
 
 def check_output(config: TrainConfig) -> None:
@@ -68,14 +74,8 @@ def check_output(config: TrainConfig) -> None:
         raise InputError(f"{output} is not a folder")
     if (output / "run.json").exists() and config.resume is None:
         raise ConfigError(f"{output} holds another run", hint="--resume auto goes on with it; or name another --output")
-    if not os.access(_nearest_folder(output), os.W_OK):
+    if not os.access(nearest_folder(output), os.W_OK):
         raise InputError(f"{output} cannot be written to")
-
-
-def _nearest_folder(path: Path) -> Path:
-    """The folder itself, or the one above it that is there."""
-    path = path.resolve()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def check_weights_are_there(model: str) -> None:
@@ -132,6 +132,12 @@ def check_strategy(config: TrainConfig) -> None:
         if not deepspeed_file(config.deepspeed).is_file():
             known = ", ".join(sorted(path.stem for path in _DEEPSPEED.glob("*.json")))
             raise ConfigError(f"deepspeed: {config.deepspeed} is neither one of {known} nor a file")
+    is_spread = config.deepspeed is not None or bool(config.kto.get("fsdp"))
+    if is_spread and config.kto.get("save_only_model") and config.kto.get("load_best_model_at_end"):
+        raise ConfigError(
+            "kto.load_best_model_at_end needs whole checkpoints where weights are spread over processes",
+            hint="leave kto.save_only_model out",
+        )
 
 
 def deepspeed_file(name: str) -> Path:
@@ -161,46 +167,7 @@ def warnings_of(config: TrainConfig, args: Any, balance: AdmissibleWeights, num_
         yield told
     if args.save_only_model:
         yield "kto.save_only_model: this run cannot be gone on with, its checkpoints hold the model alone"
-    number = _num_checkpoints(args, num_steps)
-    needed = number * _checkpoint_bytes(config, args)
-    free = shutil.disk_usage(_nearest_folder(Path(config.output_dir))).free  # which may be a disk of its own
-    if needed > free:
-        told = "a checkpoint takes" if number == 1 else f"{number:,} checkpoints, which are kept at a time, take"
-        fewer = "; kto.save_total_limit keeps fewer" if number > 1 and not args.save_total_limit else ""
-        yield f"{told} about {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free{fewer}"
-
-
-def _checkpoint_bytes(config: TrainConfig, args: Any) -> int:
-    """Bytes of a checkpoint of all weights; 0 of an adapter, which is small, and of a model that is not here yet."""
-    if config.lora is not None or not Path(config.model).is_dir():
-        return 0
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    in_files = num_weights = 0
-    for path in Path(config.model).glob("*.safetensors"):
-        in_files += path.stat().st_size
-        try:
-            with safe_open(path, framework="numpy") as file:
-                num_weights += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except SafetensorError:  # which reading the model tells
-            return 0
-    dtype = (args.model_init_kwargs or {}).get("dtype", "float32")  # TRL's default, whatever the files are of
-    weights = in_files if dtype == "auto" else num_weights * getattr(torch, dtype).itemsize
-    if config.deepspeed is not None or args.fsdp:  # they keep what is trained in full
-        weights = max(weights, num_weights * torch.float32.itemsize)
-    return weights if args.save_only_model else _CHECKPOINT_COPIES * weights
-
-
-def _num_checkpoints(args: Any, num_steps: int) -> int:
-    """How many are there at a time, at most: an older one goes when a newer one is whole."""
-    made = 1  # by a run that is stopped, if by none other
-    if args.save_strategy == "steps" and args.save_steps > 0:  # with 0 transformers saves none
-        every = args.save_steps if args.save_steps >= 1 else ceil(args.save_steps * num_steps)
-        made = ceil(num_steps / every)
-    elif args.save_strategy == "epoch" and args.max_steps <= 0:
-        made = ceil(args.num_train_epochs)
-    return min(made, args.save_total_limit + 1) if args.save_total_limit else made
+    yield from lack_of_room(config, args, num_steps)
 
 
 def chosen_weights(wanted: str | Weights, num_desirable: int, num_undesirable: int) -> AdmissibleWeights:

@@ -12,7 +12,7 @@ import xxhash
 
 from kto_data.errors import ConfigError, InputError
 from kto_data.manifest import differing_parts
-from kto_train.checkpoint import file_hash, flaw, is_model_alone, last_whole
+from kto_train.checkpoint import file_hash, flaw, is_model_alone, last_to_resume, last_whole
 from kto_train.checks import weight_files
 from kto_train.config import TrainConfig
 
@@ -90,15 +90,17 @@ def weights_identity(model: str) -> str:
 def checkpoint_to_resume(config: TrainConfig, matters: dict[str, Any]) -> tuple[Path | None, list[str]]:
     """The checkpoint that `resume` asks for, and what is wrong with those passed over.
 
-    None where it asks for none, or `auto` finds none. Raises `InputError` where a named checkpoint is not whole or the
-    one found holds the model alone, and `ConfigError` where the run that left it had other settings, naming them with
-    both values.
+    None where it asks for none, or `auto` finds none. Raises `InputError` where a named checkpoint is not whole, or it
+    or all that `auto` finds hold the model alone, and `ConfigError` where the run that left it had other settings,
+    naming them with both values.
     """
     if config.resume is None:
         return None, []
     passed_over: list[str] = []
     if config.resume == "auto":
-        checkpoint, passed_over = last_whole(Path(config.output_dir))
+        checkpoint, passed_over = last_to_resume(Path(config.output_dir))
+        if checkpoint is None:
+            checkpoint, _ = last_whole(Path(config.output_dir))  # to be refused below, rather than trained over
         if checkpoint is None:
             return None, passed_over
     else:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from kto_train.checkpoint import flaw, is_model_alone, last_whole, seal, step_of
+from kto_train.checkpoint import flaw, is_model_alone, last_to_resume, last_whole, seal, step_of
 
 
-def make_checkpoint(output: Path, step: int) -> Path:
+def make_checkpoint(output: Path, step: int, *more: str) -> Path:
     folder = output / f"checkpoint-{step}"
     (folder / "shards").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "shards" / "0.bin").write_bytes(b"optimizer")
+    for name in more:
+        (folder / name).touch()
     seal(folder, step)
     return folder
 
@@ -65,6 +67,18 @@ def test_the_last_whole_checkpoint_is_found_and_those_passed_over_are_named(tmp_
     assert found == tmp_path / "checkpoint-10"
     assert step_of(found) == 10
     assert passed_over == [f"{tmp_path}/checkpoint-30 is passed over: it has no checkpoint.json: it was not finished"]
+
+
+def test_a_checkpoint_of_the_model_alone_is_passed_over_for_an_older_one_that_is_all(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 2, "rng_state.pth")
+    for step in (10, 30):
+        make_checkpoint(tmp_path, step)
+    found, passed_over = last_to_resume(tmp_path)
+    assert found == tmp_path / "checkpoint-2"
+    assert passed_over == [
+        f"{tmp_path}/checkpoint-{step} is passed over: it holds the model alone" for step in (30, 10)
+    ]
+    assert last_whole(tmp_path) == (tmp_path / "checkpoint-30", [])
 
 
 def test_without_a_checkpoint_none_is_found(tmp_path: Path) -> None:

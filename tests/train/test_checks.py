@@ -24,6 +24,7 @@ from kto_data.errors import CacheError, ConfigError, InputError, ModelError
 from kto_data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from kto_data.processor import load_processor
 from kto_train import CachedKTOTrainer, checks, load_cache
+from kto_train.checkpoint import seal
 from kto_train.config import TrainConfig, Weights
 from kto_train.plan import make_plan
 
@@ -88,6 +89,47 @@ def test_evaluation_that_nothing_says_when_to_do_names_the_key_that_asks(
     with pytest.raises(ConfigError, match=told):
         make_plan(config)
     checks.check_evaluation(make_config(tmp_path, kto={**kto, "eval_strategy": "steps"}), load_cache(cache).manifest)
+
+
+@pytest.mark.parametrize(
+    ("metric", "label"),
+    [("rewards/rejected", True), ("eval_logps/chosen", False), ("rewards/margins", True), ("rewards/margins", False)],
+)
+def test_a_metric_of_rows_that_the_eval_split_has_not_is_refused(
+    metric: str, label: bool, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    rows = [record | {"label": label} for record in text_records(4, first=50)]
+    manifest = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(4), rows)).manifest
+    asks = {"eval_strategy": "steps", "metric_for_best_model": metric}
+    told = f"metric_for_best_model is {metric}, and no row of the eval split has the label {str(not label).lower()}"
+    with pytest.raises(ConfigError, match=told):
+        checks.check_evaluation(make_config(tmp_path, kto=asks), manifest)
+    checks.check_evaluation(make_config(tmp_path, kto={**asks, "metric_for_best_model": "kl"}), manifest)
+
+
+@pytest.mark.parametrize(
+    ("kto", "told"),
+    [
+        ({"save_strategy": "epoch"}, "requires the save and eval strategy to match"),
+        ({"eval_steps": 3, "save_steps": 4}, "a round multiple of the evaluation steps, but found 4"),
+        ({"metric_for_best_model": "eval_f1"}, r"kto\.metric_for_best_model is eval_f1, which no evaluation measures"),
+    ],
+)
+def test_a_best_model_that_cannot_be_known_is_refused_in_one_line_before_a_weight_is_read(
+    kto: dict[str, object], told: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = make_cache(tmp_path, tiny_model("text"), text_records(4), text_records(4, first=50))
+    asks = {"load_best_model_at_end": True, "eval_strategy": "steps", **kto}
+    with pytest.raises(ConfigError, match=told) as raised:
+        make_plan(make_config(tmp_path, cache=str(cache), model=str(tiny_model("text")), kto=asks))
+    assert "\n" not in raised.value.what
+
+
+def test_the_best_of_spread_weights_is_not_looked_for_in_checkpoints_without_them(tmp_path: Path) -> None:
+    kto: dict[str, object] = {"fsdp": True, "save_only_model": True, "load_best_model_at_end": True}
+    with pytest.raises(ConfigError, match=r"kto\.load_best_model_at_end needs whole checkpoints"):
+        checks.check_strategy(make_config(tmp_path, kto=kto))
+    checks.check_strategy(make_config(tmp_path, kto={**kto, "save_only_model": False}))
 
 
 @pytest.mark.parametrize("asks", [{"eval_strategy": "steps"}, {"eval_on_start": True}])
@@ -193,6 +235,55 @@ def test_what_checkpoints_will_take_is_said_where_the_disk_has_less(
     assert told.startswith("a checkpoint takes" if num_kept == 1 else f"{num_kept} checkpoints, ")
     assert ("kto.save_total_limit keeps fewer" in told) == (num_kept > 1 and "save_total_limit" not in kto)
     assert warned(1.1 * needed) == []
+
+
+@pytest.mark.parametrize(
+    ("kto", "there", "resume", "num_needed"),
+    [
+        ({"save_steps": 2}, [2, 4], "auto", 3),  # 6, 8, 10
+        ({"save_steps": 2}, [2, 3], "auto", 4),  # stopped at 3
+        ({"save_steps": 4}, [4, 8], "auto", 1),  # the last step
+        ({"save_steps": 2}, [2, 4, 6], "checkpoint-4", 3),
+        ({"save_steps": 2}, [10], "auto", 0),
+        ({"save_steps": 1, "save_total_limit": 2}, [2, 3], "auto", 1),  # the older one goes for it
+        ({"save_steps": 1, "save_total_limit": 2}, [3], "auto", 2),
+        ({"save_steps": 1, "save_total_limit": 1}, [2, 3, 4], "auto", 1),  # of a run that kept more
+        ({"save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 4}, [1, 2], "auto", 2),
+        ({"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps"}, [2], "auto", 4),
+    ],
+)
+def test_checkpoints_that_are_there_are_not_counted_among_those_to_come(
+    kto: dict[str, Any],
+    there: list[int],
+    resume: str,
+    num_needed: int,
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, run = tiny_model("text"), tmp_path / "run"
+    cache = make_cache(tmp_path, model, text_records(4), text_records(4, first=50))
+    for step in there:
+        (run / f"checkpoint-{step}").mkdir(parents=True)
+        seal(run / f"checkpoint-{step}", step)
+    (run / "checkpoint-9").mkdir()  # that was not finished
+    weights = AutoModelForCausalLM.from_pretrained(model).parameters()
+    needed = num_needed * 3 * 4 * sum(weight.numel() for weight in weights)
+    given = {
+        "cache": str(cache),
+        "model": str(model),
+        "resume": resume if resume == "auto" else str(run / resume),
+        "kto": {"max_steps": 10, "eval_steps": 2, "eval_strategy": "steps", "per_device_eval_batch_size": 4, **kto},
+    }
+
+    def warned(free: float) -> list[str]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return [told for told in make_plan(make_config(tmp_path, **given)).warnings if "GiB are free" in told]
+
+    assert warned(1.1 * needed) == []
+    assert len(warned(0.9 * needed)) == (num_needed > 0)
+    if num_needed > 1:
+        assert warned(0.9 * needed)[0].startswith(f"{num_needed} checkpoints beside the {len(there)} that are there ")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])

@@ -154,6 +154,22 @@ def test_a_run_whose_checkpoints_hold_the_model_alone_says_so_and_is_not_gone_on
         assert re.search(r"error: .*/checkpoint-[12] holds the model alone: ", capsys.readouterr().err)
 
 
+def test_a_run_is_gone_on_with_from_the_last_checkpoint_that_is_more_than_the_model(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    kto = {"lr_scheduler_type": "constant"}  # whatever the number of steps is
+    made = {name: make_config(text_cache, tiny_model("text"), tmp_path / name, kto=kto) for name in ("whole", "run")}
+    run(made["whole"], dry_run=False, say=lambda line: None)
+    said: list[str] = []
+    for steps, model_alone in ((2, False), (3, True), (4, False)):
+        kto = made["run"].kto | {"max_steps": steps, "save_only_model": model_alone}
+        config = made["run"].model_copy(update={"kto": kto, "resume": "auto"})
+        assert run(config, dry_run=False, say=said.append) == ExitCode.OK
+    assert f"{tmp_path}/run/checkpoint-3 is passed over: it holds the model alone" in said
+    assert said.count(f"resumed from {tmp_path}/run/checkpoint-2, step 2") == 2
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
 def test_a_run_is_not_gone_on_with_from_other_weights(
     text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
