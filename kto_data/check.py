@@ -250,12 +250,21 @@ class LineChecker:
 
 def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:
     """The findings about all records together, the column mapping and the training's config: what a run says after
-    its last line. Raises `ConfigError` where that config cannot be read."""
+    its last line.
+
+    They come by code, and of each rule in the order that it gives them; behind them the rules that crashed. There may
+    be as many as rows, and none of them is kept here. Raises `ConfigError` where that config cannot be read.
+    """
     config = _config_facts(facts, settings)
-    for rule in settings.rules(Stage.CONFIG):
-        yield from dataset_findings(rule, config, facts)
-    for rule in settings.rules(Stage.DATASET):
-        yield from dataset_findings(rule, facts, facts)
+    crashed: list[Finding] = []
+    rules = (*settings.rules(Stage.CONFIG), *settings.rules(Stage.DATASET))
+    for rule in sorted(rules, key=lambda rule: rule.code):
+        for finding in dataset_findings(rule, config if rule.stage is Stage.CONFIG else facts, facts):
+            if finding.code == rule.code:
+                yield finding
+            else:
+                crashed.append(finding)
+    yield from crashed
 
 
 def _config_facts(facts: DatasetFacts, settings: CheckSettings) -> ConfigFacts:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import nsmallest
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kto_data.column import Column, room
+from kto_data import blockwise
+from kto_data.column import Column
 from kto_data.digest import join_digests
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 _MANY = 200_000
 """Numbers from which numpy is worth the tenth of a second that its import takes."""
 
-_BLOCK = 1 << 16  # numbers that are compared at a time, so that what is made of them stays small
-
+_NOWHERE = (1 << 64) - 1
 _FLIPPED = bytes([1, 0]) + bytes(range(2, 256))
 
 
@@ -39,6 +39,15 @@ class Repeated:
     first: int  # index of the first
 
 
+class Opposed(NamedTuple):
+    """A number that occurs under either label."""
+
+    rarer: int  # index of the first under the label that fewer have; of a tie, under the one that came second
+    other: int  # index of the first under the other label
+    num_desirable: int
+    num_undesirable: int
+
+
 class Keys:
     """A column of 64-bit numbers and the label of each (1 or 0). Neither may change: what was counted is kept."""
 
@@ -49,12 +58,17 @@ class Keys:
     def __len__(self) -> int:
         return len(self.column)
 
+    def joined_with(self, other: Keys) -> Keys:
+        """The numbers that each entry and that of another column make together (`join_digests`)."""
+        if self._is_large:
+            return Keys(blockwise.joined(self._values, other._values).data, self.labels)
+        return Keys(array("Q", map(join_digests, self.column, other.column)), self.labels)
+
     @cached_property
     def num_distinct(self) -> int:
         """How many different numbers there are."""
         if self._is_large:
-            _, counts = self._repeats
-            return len(self) - int(counts.sum()) + len(counts)
+            return len(self) - self.num_repeated + len(self._repeats[0])
         return len(self._counts)
 
     @cached_property
@@ -62,12 +76,11 @@ class Keys:
         """How many different numbers occur under either label."""
         return len(self._under_both)
 
-    @cached_property
-    def num_entries_under_both(self) -> int:
-        """How many entries have such a number."""
-        if self._is_large:
-            return sum(len(rows) for rows in _rows_among(self._values, self._under_both))
-        return sum(self._counts[value] for value in self._under_both)
+    def num_opposed_in(self, other: Keys) -> int:
+        """How many entries have a number that occurs under either label in `other`: this column, or the whole of it."""
+        if other._is_large:
+            return sum(len(rows) for rows, _ in blockwise.rows_among(self._values, other._under_both))
+        return sum(self._counts[value] for value in other._under_both)
 
     @cached_property
     def num_repeated(self) -> int:
@@ -80,12 +93,7 @@ class Keys:
         """The `number` most frequent of the numbers that repeat: by count, then by number."""
         pairs: Iterable[tuple[int, int]]
         if self._is_large:
-            import numpy as np
-
-            values, counts = self._repeats
-            # No more than these can be among them: sorted by count, with all that are as frequent as the last.
-            least = np.partition(counts, -number)[-number] if len(counts) > number else 0
-            pairs = zip(values[counts >= least].tolist(), counts[counts >= least].tolist(), strict=True)
+            pairs = blockwise.most_frequent(*self._repeats, number)
         else:
             pairs = ((value, count) for value, count in self._counts.items() if count > 1)
         return [self._repeated(value, count) for value, count in nsmallest(number, pairs, key=lambda p: (-p[1], p[0]))]
@@ -99,15 +107,76 @@ class Keys:
     def repeated_rows(self) -> Sequence[int]:
         """The indices of the entries that have a number that another one has too."""
         if self._is_large:
-            return _gathered(_rows_among(self._values, self._repeats[0]))
+            return blockwise.gathered(rows for rows, _ in blockwise.rows_among(self._values, self._repeats[0])).data
         counts = self._counts
         return [index for index, value in enumerate(self.column) if counts[value] > 1] if self.num_repeated else ()
 
     def rows_in(self, other: Keys) -> Sequence[int]:
         """The indices of the entries whose number `other` has too."""
         if self._is_large or other._is_large:
-            return _gathered(_rows_among(self._values, _sorted(other._values)))
+            wanted = blockwise.ascending(other._values)
+            return blockwise.gathered(rows for rows, _ in blockwise.rows_among(self._values, wanted)).data
         return [index for index, value in enumerate(self.column) if value in other._counts]
+
+    def seen_in(self, other: Keys) -> Iterator[tuple[int, int]]:
+        """Of each entry whose number `other` has too its index, ascending, and that of the first such one there."""
+        if self._is_large or other._is_large:
+            common = blockwise.those_among(blockwise.ascending(self._values), blockwise.ascending(other._values))
+            firsts = other._firsts(common)
+            for rows, places in blockwise.rows_among(self._values, common):
+                yield from zip(rows.tolist(), firsts[places].tolist(), strict=True)
+            return
+        first: dict[int, int] = {}
+        for index, value in enumerate(other.column):
+            if value in self._counts:
+                first.setdefault(value, index)
+        yield from ((index, first[value]) for index, value in enumerate(self.column) if value in first)
+
+    def seen_before(self) -> Iterator[tuple[int, int]]:
+        """Of each entry whose number and label an earlier one has its index, ascending, and that of the first such
+        one."""
+        if self._is_large:
+            values, _ = self._repeats
+            firsts, _ = self._sides(values)
+            for rows, places in blockwise.rows_among(self._values, values):
+                earlier = firsts[2 * places + self._label_of_each[rows]]
+                is_again = earlier != rows
+                yield from zip(rows[is_again].tolist(), earlier[is_again].tolist(), strict=True)
+            return
+        first: dict[tuple[int, int], int] = {}
+        for index in self.repeated_rows():
+            original = first.setdefault((self.column[index], self.labels[index]), index)
+            if original != index:
+                yield index, original
+
+    def opposed(self) -> Iterator[Opposed]:
+        """The numbers that occur under either label, in the order of their `rarer`."""
+        if self._is_large:
+            yield from self._opposed_of_many()
+            return
+        sides: dict[int, tuple[list[int], list[int]]] = {}
+        for index, value in enumerate(self.column):
+            if value in self._under_both:
+                sides.setdefault(value, ([], []))[self.labels[index]].append(index)
+        found = []
+        for undesirable, desirable in sides.values():
+            rarer, other = sorted((undesirable, desirable), key=lambda side: (len(side), -side[0]))
+            found.append(Opposed(rarer[0], other[0], len(desirable), len(undesirable)))
+        yield from sorted(found)
+
+    def _opposed_of_many(self) -> Iterator[Opposed]:
+        import numpy as np
+
+        firsts, counts = (column.reshape(-1, 2) for column in self._sides(self._under_both))
+        for rows, places in blockwise.rows_among(self._values, self._under_both):
+            (first_undesirable, first_desirable), (num_undesirable, num_desirable) = firsts[places].T, counts[places].T
+            is_rarer = np.where(
+                num_desirable == num_undesirable, first_desirable > first_undesirable, num_desirable < num_undesirable
+            )  # the desirable side
+            rarer = np.where(is_rarer, first_desirable, first_undesirable)
+            other = np.where(is_rarer, first_undesirable, first_desirable)
+            columns = (column[rarer == rows].tolist() for column in (rarer, other, num_desirable, num_undesirable))
+            yield from map(Opposed, *columns)
 
     @cached_property
     def _under_both(self) -> Any:
@@ -115,12 +184,8 @@ class Keys:
         if not self._is_large:
             flipped = self.labels.translate(_FLIPPED)
             return set(compress(self.column, self.labels)).intersection(compress(self.column, flipped))
-        import numpy as np
-
-        labels = np.frombuffer(self.labels, bool)
-        desirable, undesirable = (_sorted_where(self._values, labels, label) for label in (True, False))
-        found = [values[_is_among(values, undesirable)] for values, _ in _runs(desirable)]
-        return np.concatenate(found) if found else np.zeros(0, np.uint64)
+        labels = self._label_of_each
+        return blockwise.those_among(*(blockwise.ascending_where(self._values, labels, side) for side in (True, False)))
 
     @property
     def _is_large(self) -> bool:
@@ -132,131 +197,62 @@ class Keys:
 
     @property
     def _values(self) -> NDArray[Any]:
+        return blockwise.numbers_of(self.column)
+
+    @property
+    def _label_of_each(self) -> NDArray[Any]:
         import numpy as np
 
-        return np.frombuffer(self.column, np.uint64) if len(self.column) else np.zeros(0, np.uint64)
+        return np.frombuffer(self.labels, bool)
 
     @cached_property
     def _repeats(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The numbers that occur more than once, ascending, and how often each does."""
+        values, counts = Column("Q"), Column("Q")
+        for some, how_often in blockwise.runs(blockwise.ascending(self._values)):
+            values.extend(some[how_often > 1].tobytes())
+            counts.extend(how_often[how_often > 1].tobytes())
+        return blockwise.numbers_of(values.view), blockwise.numbers_of(counts.view)
+
+    def _firsts(self, wanted: NDArray[Any]) -> NDArray[Any]:
+        """The index of the first entry with each of these numbers, which are sorted."""
         import numpy as np
 
-        runs = [(values[counts > 1], counts[counts > 1]) for values, counts in _runs(_sorted(self._values))]
-        if not runs:
-            return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        return np.concatenate([values for values, _ in runs]), np.concatenate([counts for _, counts in runs])
+        firsts = blockwise.space(len(wanted), filled_with=_NOWHERE)
+        for rows, places in blockwise.rows_among(self._values, wanted):
+            np.minimum.at(firsts, places, rows)
+        return firsts
+
+    def _sides(self, wanted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The index of the first entry with each of these numbers, which are sorted, and how many have it: each in two
+        entries, of label 0 and of label 1."""
+        import numpy as np
+
+        firsts, counts = blockwise.space(2 * len(wanted), filled_with=_NOWHERE), blockwise.space(2 * len(wanted))
+        for rows, places in blockwise.rows_among(self._values, wanted):
+            sides = 2 * places + self._label_of_each[rows]
+            np.minimum.at(firsts, sides, rows)
+            np.add.at(counts, sides, np.uint64(1))
+        return firsts, counts
 
     def _repeated(self, value: int, count: int) -> Repeated:
         if self._is_large:
             import numpy as np
 
-            labels, first, num_desirable = np.frombuffer(self.labels, bool), -1, 0
-            for rows in _rows_among(self._values, np.array([value], np.uint64)):
-                first = int(rows[0]) if first < 0 and len(rows) else first
-                num_desirable += int(labels[rows].sum())
-        else:
-            entries = enumerate(zip(self.column, self.labels, strict=True))
-            found = [(index, label) for index, (entry, label) in entries if entry == value]
-            first, num_desirable = found[0][0], sum(label for _, label in found)
-        return Repeated(value=value, count=count, num_desirable=num_desirable, first=first)
+            wanted = np.array([value], np.uint64)
+            firsts, counts = self._sides(wanted)
+            return Repeated(value=value, count=count, num_desirable=int(counts[1]), first=int(firsts.min()))
+        entries = enumerate(zip(self.column, self.labels, strict=True))
+        found = [(index, label) for index, (entry, label) in entries if entry == value]
+        return Repeated(value=value, count=count, num_desirable=sum(label for _, label in found), first=found[0][0])
 
 
-def groups_of_equal(left: Keys, right: Keys) -> list[list[int]]:
-    """The indices of each group of two or more rows that are equal in both columns, in the order of their first."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    rows = left.repeated_rows()
-    if len(rows) >= _MANY:  # most of them are often equal in one column alone
-        import numpy as np
-
-        both = joined(left._values, right._values, np.asarray(rows).view(np.int64))
-        rows = [rows[index] for index in Keys(both.data, bytes(len(rows))).repeated_rows()]
-    for row in rows:
-        groups.setdefault((left.column[row], right.column[row]), []).append(row)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def joined(left: NDArray[Any], right: NDArray[Any], rows: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The numbers that two columns make together (`join_digests`), of all rows or of those, on disk where they are
-    many."""
-    import numpy as np
-
-    numbers = _space(len(left) if rows is None else len(rows))
-    for start in range(0, len(numbers), _BLOCK):
-        block = slice(start, start + _BLOCK) if rows is None else rows[start : start + _BLOCK]
-        numbers[start : start + _BLOCK] = join_digests(left[block].astype(np.uint64), right[block])
-    return numbers
-
-
-def copy_of(values: NDArray[Any]) -> NDArray[Any]:
-    """A copy, on disk where it is large."""
-    copy = _space(len(values))
-    copy[:] = values
-    return copy
-
-
-def _space(number: int) -> NDArray[Any]:
-    """Room for so many numbers, on disk where they are many."""
-    import numpy as np
-
-    return np.frombuffer(room(8 * number), np.uint64) if number else np.zeros(0, np.uint64)
-
-
-def _sorted(values: NDArray[Any]) -> NDArray[Any]:
-    copy = copy_of(values)
-    copy.sort()
-    return copy
-
-
-def _sorted_where(values: NDArray[Any], labels: NDArray[Any], label: bool) -> NDArray[Any]:
-    """The values of a label, ascending."""
-    num_desirable = int(labels.sum())
-    numbers = _space(num_desirable if label else len(labels) - num_desirable)
-    place = 0
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK][labels[start : start + _BLOCK] == label]
-        numbers[place : place + len(block)] = block
-        place += len(block)
-    numbers.sort()
-    return numbers
-
-
-def _runs(ordered: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """The different ones of sorted values, and how often each occurs, some at a time."""
-    import numpy as np
-
-    last = -1  # where the run before ended
-    for start in range(0, len(ordered), _BLOCK):
-        block = ordered[start : start + _BLOCK + 1]  # with the one behind it, which tells whether its last run ends
-        ends = start + np.flatnonzero(block[1:] != block[:-1])
-        if start + _BLOCK >= len(ordered):
-            ends = np.append(ends, len(ordered) - 1)
-        if len(ends):
-            yield ordered[ends], np.diff(ends, prepend=last)
-            last = int(ends[-1])
-
-
-def _is_among(values: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
-    """Whether each value is among `wanted`, which are sorted."""
-    import numpy as np
-
-    if not len(wanted):
-        return np.zeros(len(values), bool)
-    nearest = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
-    found: NDArray[Any] = wanted[nearest] == values
-    return found
-
-
-def _rows_among(values: NDArray[Any], wanted: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The indices of the values that are among `wanted`, which are sorted, some at a time."""
-    import numpy as np
-
-    for start in range(0, len(values), _BLOCK):
-        yield np.flatnonzero(_is_among(values[start : start + _BLOCK], wanted)) + start
-
-
-def _gathered(rows: Iterable[NDArray[Any]]) -> memoryview[int]:
-    """The indices one after another, on disk where they are many."""
+def chained(parts: Sequence[Keys]) -> Keys:
+    """The entries of several columns, one after another."""
+    if len(parts) == 1:
+        return parts[0]
     column = Column("Q")
-    for some in rows:
-        column.extend(some.tobytes())
-    return column.view
+    for part in parts:
+        for block in blockwise.blocks(part.column):
+            column.extend(block)
+    return Keys(column.view, b"".join(part.labels for part in parts))

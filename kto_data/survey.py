@@ -119,35 +119,11 @@ NO_SAMPLES = Survey(splits=())
 
 def survey(facts: DatasetFacts) -> Survey:
     """The survey of all samples that satisfy the schema."""
-    repeats = _count_repeats(facts)
-    trained = facts.trained
-    return Survey(
-        splits=tuple(_survey_split(split, trained, facts.batch_size, repeats) for split in facts.splits.values())
-    )
+    return Survey(splits=tuple(_survey_split(split, facts) for split in facts.splits.values()))
 
 
-@dataclass(slots=True)
-class _Repeats:
-    contradictions: Counter[str]  # split -> samples
-    duplicates: Counter[str]
-
-
-def _count_repeats(facts: DatasetFacts) -> _Repeats:
-    repeats = _Repeats(Counter(), Counter())
-    for group in facts.repeated():
-        by_split: dict[str, Counter[bool]] = {}
-        for place in group:
-            by_split.setdefault(place.split, Counter())[place.label] += 1
-        is_contradicted = len({place.label for place in group}) == 2
-        for split, labels in by_split.items():
-            repeats.contradictions[split] += labels.total() * is_contradicted
-            repeats.duplicates[split] += labels.total() - len(labels)
-    return repeats
-
-
-def _survey_split(
-    split: SplitFacts, trained: SplitFacts | None, batch_size: int | None, repeats: _Repeats
-) -> SplitSurvey:
+def _survey_split(split: SplitFacts, facts: DatasetFacts) -> SplitSurvey:
+    trained, batch_size, wholes = facts.trained, facts.batch_size, split.whole_keys
     num_desirable, num_undesirable = split.num_desirable, split.num_undesirable
     sources = sorted(
         (
@@ -172,8 +148,8 @@ def _survey_split(
         shortcuts=shortcuts(split),
         num_prompts=split.prompt_keys.num_distinct,
         num_prompts_with_both_labels=split.prompt_keys.num_under_both,
-        num_contradictions=repeats.contradictions[split.name],
-        num_duplicates=repeats.duplicates[split.name],
+        num_contradictions=wholes.num_opposed_in(facts.whole_keys),
+        num_duplicates=len(wholes) - wholes.num_distinct - wholes.num_under_both,  # all but one of each label
         num_repeated_completions=split.completion_keys.num_repeated,
         top_completions=_top_completions(split),
         longest_run=_longest_run(split),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from kto_data.check import CheckSettings, check_dataset
 from kto_data.engine import local
@@ -29,6 +30,7 @@ from kto_data.triage import Triage
 from kto_data.validation import InputCount, RuleCount, Validation
 
 _ROWS_PER_CHUNK = 2_000  # some megabytes: enough to make the way to a worker and back cheap
+_TOLD_AT_ONCE = 1_000  # findings about all rows together
 
 Listen = Callable[[Sequence[Finding]], None]
 """Told the findings of a run of rows, in order."""
@@ -94,25 +96,16 @@ class _Run:
         entry.num_rows_ok += report.num_rows_ok
         self.num_rows += report.num_rows
         self.num_lost += any(finding.code == LOST_CODE for finding in report.findings)
-        findings = self._counted(self._triage.sort_out(report.findings))
-        if findings:
-            self._listen(findings)
+        self._tell(self._triage.sort_out(report.findings))
 
     def conclude(self) -> None:
         """Find what only all rows together show, and what only the end of a run can tell."""
-        places = {path: index for index, path in enumerate(self._read)}
-
-        def order(finding: Finding) -> tuple[str, int, int]:
-            where = finding.location
-            return finding.code, places.get(where.path, len(places)), where.line or 0
-
-        found = self._triage.sort_out(sorted(check_dataset(self._facts, self._settings), key=order))
-        found += self._triage.sort_out(self._unused_suppressions())
-        self._counted(found)
+        found = check_dataset(self._facts, self._settings)
+        while some := list(islice(found, _TOLD_AT_ONCE)):  # there may be as many as rows
+            self._tell(self._triage.sort_out(some))
+        self._tell(self._triage.sort_out(self._unused_suppressions()))
         self._apply_thresholds()
-        found += self._counted(list(self._cut_short()))
-        if found:
-            self._listen(found)
+        self._tell(list(self._cut_short()))
 
     def validation(self) -> Validation:
         """All of it."""
@@ -129,12 +122,13 @@ class _Run:
             survey=survey(self._facts),
         )
 
-    def _counted(self, findings: list[Finding]) -> list[Finding]:
+    def _tell(self, findings: list[Finding]) -> None:
         for finding in findings:
             if finding.code not in self._counts:
                 self._counts[finding.code] = RuleCount(next(rule for rule in ALL_RULES if rule.code == finding.code))
             self._counts[finding.code].add(finding)
-        return findings
+        if findings:
+            self._listen(findings)
 
     def _unused_suppressions(self) -> Iterator[Finding]:
         """The suppressions that hid nothing."""

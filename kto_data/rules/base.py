@@ -26,8 +26,8 @@ class Stage(StrEnum):
     ROW = "row"  # one record as written: a `Row`
     IMAGE = "image"  # one image reference of a record: `ImageFacts`
     ROW_IMAGES = "row images"  # all images of one record: `RowImages`
-    DATASET = "dataset"  # all records together: `DatasetFacts`
-    CONFIG = "config"  # what the user asked for: `ConfigFacts`
+    DATASET = "dataset"  # all records together: `DatasetFacts`; to be told split by split, in the order of the data
+    CONFIG = "config"  # what the user asked for: `ConfigFacts`; to be told in the order of its lines
     TOKENS = "tokens"  # one sound record with the model's processor: `TokenFacts`
     RUN = "run"  # how the run itself went: `Crash`, `Cut` or `Lost`; never left out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from kto_data.errors import ModelError
@@ -28,9 +29,8 @@ def unknown_config_key(facts: ConfigFacts) -> Iterator[Defect]:
     """
     plan = facts.plan
     assert plan is not None
-    yield from _defects(plan, plan.problems)
-    for defect in _defects(plan, plan.unchecked):
-        yield replace(defect, severity=Severity.WARNING)
+    unchecked = (replace(defect, severity=Severity.WARNING) for defect in _defects(plan, plan.unchecked))
+    yield from sorted(chain(_defects(plan, plan.problems), unchecked), key=_place)
 
 
 @rule("KTO702", "kl-batch-size-one", Severity.ERROR, Stage.CONFIG, requires=Requirement.TRAIN_CONFIG)
@@ -94,19 +94,9 @@ def cache_model_mismatch(facts: ConfigFacts) -> Iterator[Defect]:
     plan = facts.plan
     assert plan is not None
     manifest = _manifest(plan)
-    if manifest is None:
-        return
-    yield from _defects(plan, _other_budget(facts, manifest))
-    if plan.model is not None:
-        from kto_data.processor import load_processor
-
-        try:
-            processor = load_processor(plan.model, trust_remote_code=plan.trust_remote_code)
-        except ModelError as error:
-            for defect in _defects(plan, [Problem("model", f"the cache is not compared with its model: {error.what}")]):
-                yield replace(defect, severity=Severity.WARNING)
-            return
-        yield from _defects(plan, (replace(other, key="cache") for other in cache_mismatches(manifest, processor)))
+    if manifest is not None:
+        other_model = _other_model(plan, manifest)
+        yield from sorted(chain(_defects(plan, _other_budget(facts, manifest)), other_model), key=_place)
 
 
 @rule("KTO706", "learning-rate-out-of-range", Severity.WARNING, Stage.CONFIG, default=False,
@@ -125,7 +115,7 @@ def learning_rate_out_of_range(facts: ConfigFacts) -> Iterator[Defect]:
 
 
 def _defects(plan: TrainPlan, problems: Iterable[Problem]) -> Iterator[Defect]:
-    for problem in problems:
+    for problem in sorted(problems, key=lambda problem: _line(plan, problem.key) or 0):
         yield Defect(
             problem.message + (f"; {problem.hint}" if problem.hint else ""),
             pointer="".join(f"/{part}" for part in problem.key.split(".")),
@@ -133,6 +123,10 @@ def _defects(plan: TrainPlan, problems: Iterable[Problem]) -> Iterator[Defect]:
             line=_line(plan, problem.key),
             data=(("key", problem.key),),
         )
+
+
+def _place(defect: Defect) -> int:
+    return defect.line or 0
 
 
 def _line(plan: TrainPlan, key: str) -> int | None:
@@ -149,6 +143,20 @@ def _manifest(plan: TrainPlan) -> Manifest | None:
     from kto_data.manifest import has_manifest, read_manifest  # and with it pydantic
 
     return read_manifest(plan.cache) if plan.cache is not None and has_manifest(plan.cache) else None
+
+
+def _other_model(plan: TrainPlan, manifest: Manifest) -> Iterator[Defect]:
+    if plan.model is None:
+        return
+    from kto_data.processor import load_processor
+
+    try:
+        processor = load_processor(plan.model, trust_remote_code=plan.trust_remote_code)
+    except ModelError as error:
+        for defect in _defects(plan, [Problem("model", f"the cache is not compared with its model: {error.what}")]):
+            yield replace(defect, severity=Severity.WARNING)
+        return
+    yield from _defects(plan, (replace(other, key="cache") for other in cache_mismatches(manifest, processor)))
 
 
 def _other_budget(facts: ConfigFacts, manifest: Manifest) -> Iterator[Problem]:

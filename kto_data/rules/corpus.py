@@ -26,26 +26,21 @@ def conflicting_labels(facts: DatasetFacts) -> Iterator[Defect]:
     Bad:  prompt P with completion C, `"label": true`, and the same again with `"label": false`
     Good: one label for each prompt and completion
     """
-    for group in facts.repeated():
-        desirable = [place for place in group if place.label]
-        undesirable = [place for place in group if not place.label]
-        if not desirable or not undesirable:
-            continue
+    for found in facts.whole_keys.opposed():
         # On a tie it is the label that came second: the reader has seen the first one before.
-        minority, majority = sorted((desirable, undesirable), key=lambda side: (len(side), side[0] is group[0]))
-        this, other = minority[0], majority[0]
-        count = f"{len(desirable):,} true, {len(undesirable):,} false"
+        this, other = facts.place(found.rarer), facts.place(found.other)
+        count = f"{found.num_desirable:,} true, {found.num_undesirable:,} false"
         yield Defect(
             f"labelled {_word(this)}, but {other.seen_from(this)} has the same prompt and completion labelled "
             + _word(other)
-            + (f" ({count})" if len(group) > 2 else ""),
+            + (f" ({count})" if found.num_desirable + found.num_undesirable > 2 else ""),
             path=this.path,
             line=this.line,
             data=(
                 ("other_path", other.path),
                 ("other_line", other.line),
-                ("desirable", len(desirable)),
-                ("undesirable", len(undesirable)),
+                ("desirable", found.num_desirable),
+                ("undesirable", found.num_undesirable),
             ),
         )
 

@@ -10,7 +10,7 @@ from kto_data.near import near_duplicates
 from kto_data.rules.base import Defect, Fix, Requirement, Stage, rule
 from kto_data.rules.chunk_facts import ImageFile
 from kto_data.rules.facts import DatasetFacts
-from kto_data.rules.split import Place, SplitFacts
+from kto_data.rules.split import SplitFacts
 from kto_data.rules.words import shown_path
 
 
@@ -24,17 +24,15 @@ def exact_duplicate(facts: DatasetFacts) -> Iterator[Defect]:
     Bad:  the same record on lines 3 and 9
     Good: the record on line 3
     """
-    for group in facts.repeated():
-        first: dict[tuple[str, bool], Place] = {}
-        for place in group:
-            original = first.setdefault((place.split, place.label), place)
-            if place is not original:
-                yield Defect(
-                    f"the same as {original.seen_from(place)}",
-                    path=place.path,
-                    line=place.line,
-                    data=(("first_path", original.path), ("first_line", original.line)),
-                )
+    for split in facts.splits.values():
+        for row, first in split.whole_keys.seen_before():
+            place, original = split.place(row), split.place(first)
+            yield Defect(
+                f"the same as {original.seen_from(place)}",
+                path=place.path,
+                line=place.line,
+                data=(("first_path", original.path), ("first_line", original.line)),
+            )
 
 
 @rule("KTO602", "near-duplicate", Severity.INFO, Stage.DATASET, default=False, requires=Requirement.NEAR)

@@ -6,17 +6,15 @@ Of the whole dataset only numbers are kept: 28 bytes a sample, on disk where the
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from kto_data.chunk import Endings
-from kto_data.column import Column
 from kto_data.image import BOMB_PIXELS, ImageProbe, PixelBudget
 from kto_data.paths import TRAIN
-from kto_data.repeats import Keys, groups_of_equal
+from kto_data.repeats import Keys, chained
 from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.rules.split import Place, SplitFacts
 
@@ -164,22 +162,16 @@ class DatasetFacts:
         """What the column mapping did."""
         return ConfigFacts(unmapped_images=self._unmapped)
 
-    def repeated(self) -> Iterator[list[Place]]:
-        """The places of each prompt-and-completion that occurs more than once, in the order of the data."""
-        splits = list(self.splits.values())
-        starts = list(accumulate(map(len, splits), initial=0))
-        for group in self._repeated_rows:
-            owners = [bisect_right(starts, row) - 1 for row in group]
-            yield [splits[o].place(row - starts[o]) for o, row in zip(owners, group, strict=True)]
+    @cached_property
+    def whole_keys(self) -> Keys:
+        """Prompts and completions together of all samples, split after split, to be counted."""
+        return chained([split.whole_keys for split in self.splits.values()])
+
+    def place(self, index: int) -> Place:
+        """Where an entry of `whole_keys` stands."""
+        owner = bisect_right(self._starts, index) - 1
+        return list(self.splits.values())[owner].place(index - self._starts[owner])
 
     @cached_property
-    def _repeated_rows(self) -> list[list[int]]:
-        splits = list(self.splits.values())
-        if len(splits) == 1:
-            return groups_of_equal(splits[0].completion_keys, splits[0].prompt_keys)
-        labels = b"".join(split.labels for split in splits)
-        completions, prompts = Column("Q"), Column("Q")
-        for split in splits:
-            completions.extend(split.completions)
-            prompts.extend(split.prompts)
-        return groups_of_equal(Keys(completions.view, labels), Keys(prompts.view, labels))
+    def _starts(self) -> list[int]:
+        return list(accumulate(map(len, self.splits.values()), initial=0))

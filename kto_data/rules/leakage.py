@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from kto_data.finding import Severity
 from kto_data.image import ImageCheck
@@ -27,10 +27,8 @@ def split_leakage(facts: DatasetFacts) -> Iterator[Defect]:
     for split in facts.splits.values() if train else ():
         if train is None or split is train:
             continue
-        leaked = split.prompt_keys.rows_in(train.prompt_keys)
-        first = _first_indices(train.prompts, {split.prompts[index] for index in leaked})
-        for index in leaked:
-            place, other = split.place(index), train.place(first[split.prompts[index]])
+        for index, first in split.prompt_keys.seen_in(train.prompt_keys):
+            place, other = split.place(index), train.place(first)
             yield Defect(
                 f"the prompt is in {train.name} too, at {other.seen_from(place)}",
                 path=place.path,
@@ -67,13 +65,3 @@ def image_leakage(facts: DatasetFacts) -> Iterator[Defect]:
                     line=file.line,
                     data=(("split", split.name), ("other_path", other.path), ("other_line", other.line)),
                 )
-
-
-def _first_indices(column: Iterable[int], wanted: set[int]) -> dict[int, int]:
-    """Where each of the values occurs first."""
-    first: dict[int, int] = {}
-    if wanted:
-        for index, value in enumerate(column):
-            if value in wanted:
-                first.setdefault(value, index)
-    return first

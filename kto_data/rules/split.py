@@ -6,7 +6,6 @@ Of a sample 28 bytes are kept, besides counts; where they are many, on disk.
 from __future__ import annotations
 
 import sys
-from array import array
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from functools import cached_property
 from itertools import compress
 
 from kto_data.column import Column
-from kto_data.digest import join_digests
 from kto_data.repeats import Keys
 from kto_data.rules.chunk_facts import ChunkFacts, ImageFile, Shape
 
@@ -57,7 +55,7 @@ class SplitFacts:
         self._num_samples = 0
         self.shapes: Counter[Shape] = Counter()
         self.areas: Counter[tuple[bool, int]] = Counter()  # (label, pixels) -> images that were looked at
-        self.files: dict[str, ImageFile] = {}  # path on disk -> its content; empty unless wanted
+        self.files: dict[str, ImageFile] = {}  # path on disk -> its content, in the order of lines; empty unless wanted
         self._starts: list[int] = []  # index of the first sample of each run of one file
         self._paths: list[str] = []  # the file of each run
 
@@ -77,7 +75,7 @@ class SplitFacts:
         self._places.extend(chunk.places)
         self._signatures.extend(chunk.signatures)
         self.areas.update(chunk.areas)
-        for tried, file in chunk.files.items():
+        for tried, file in sorted(chunk.files.items(), key=lambda entry: entry[1].line):
             self.files.setdefault(tried, file)
         for shape, count in ((Shape(*entries), count) for entries, count in chunk.shapes.items()):
             is_new = shape not in self.shapes and len(self.shapes) >= _MANY_SHAPES
@@ -145,7 +143,7 @@ class SplitFacts:
     @cached_property
     def whole_keys(self) -> Keys:
         """Prompts and completions together, to be counted."""
-        return Keys(array("Q", map(join_digests, self.prompts, self.completions)), self.labels)
+        return self.prompt_keys.joined_with(self.completion_keys)
 
     @cached_property
     def lengths_by_label(self) -> tuple[Counter[int], Counter[int]]:

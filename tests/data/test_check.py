@@ -186,21 +186,24 @@ def test_facts_name_the_file_of_each_sample() -> None:
     facts.extend(_facts(_circle(label=False), path="b.jsonl"))
     facts.extend(_facts(make_record(), path="a.jsonl"))
     assert (facts.num_samples, facts.num_desirable, facts.num_undesirable) == (4, 3, 1)
-    assert list(facts.repeated()) == [
-        [Place("a.jsonl", 1, True), Place("a.jsonl", 1, True)],
-        [Place("a.jsonl", 2, True), Place("b.jsonl", 1, False)],
-    ]
+    ((row, first),) = facts.whole_keys.seen_before()
+    assert (facts.place(row), facts.place(first)) == (Place("a.jsonl", 1, True), Place("a.jsonl", 1, True))
+    (found,) = facts.whole_keys.opposed()
+    assert (facts.place(found.rarer), facts.place(found.other)) == (
+        Place("b.jsonl", 1, False),
+        Place("a.jsonl", 2, True),
+    )
 
 
-def test_many_samples_are_grouped_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_samples_are_compared_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = _facts(make_record(), _circle(), make_record(), _circle(label=False))
     few, many = DatasetFacts(), DatasetFacts()
     few.extend(chunk)
-    expected = list(few.repeated())
+    expected = list(check_dataset(few, CheckSettings()))
     monkeypatch.setattr("kto_data.repeats._MANY", 1)
     many.extend(chunk)
-    assert list(many.repeated()) == expected
-    assert len(expected) == 2
+    assert list(check_dataset(many, CheckSettings())) == expected
+    assert [finding.code for finding in expected] == ["KTO401", "KTO404", "KTO601"]
 
 
 def test_findings_about_the_dataset_name_the_other_file() -> None:

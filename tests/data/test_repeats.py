@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from kto_data import column, repeats
-from kto_data.repeats import Keys, Repeated, groups_of_equal
+from kto_data import blockwise, column, repeats
+from kto_data.repeats import Keys, Opposed, Repeated, chained
 
 ALWAYS, NEVER = 0, 10**9
 
@@ -19,7 +19,7 @@ def _many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """From how many numbers on numpy is used, from how many bytes on they are sorted on disk, and how many are looked
     at together."""
     for (module, name), value in zip(
-        ((repeats, "_MANY"), (column, "MOST_BYTES"), (repeats, "_BLOCK")), request.param, strict=True
+        ((repeats, "_MANY"), (column, "MOST_BYTES"), (blockwise, "_BLOCK")), request.param, strict=True
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -41,13 +41,33 @@ TABLE = [
 
 
 @pytest.mark.parametrize("rows", TABLE)
-def test_groups_are_those_of_equal_rows_in_the_order_of_their_first(rows: list[int]) -> None:
-    groups = [[i for i, value in enumerate(rows) if value == key] for key in dict.fromkeys(rows)]
-    expected = [group for group in groups if len(group) > 1]
-    assert groups_of_equal(keys(rows), keys([5] * len(rows))) == expected
-    assert groups_of_equal(keys([5] * len(rows)), keys(rows)) == expected
-    assert groups_of_equal(keys(rows), keys(rows)) == expected
-    assert groups_of_equal(keys(rows), keys(list(range(len(rows))))) == []
+def test_an_entry_was_seen_before_where_number_and_label_were(rows: list[int]) -> None:
+    entries = [(value, index % 2) for index, value in enumerate(rows)]
+    expected = [(i, entries.index(entry)) for i, entry in enumerate(entries) if entry in entries[:i]]
+    assert list(keys(rows).seen_before()) == expected
+
+
+@pytest.mark.parametrize("rows", TABLE)
+def test_under_both_labels_the_first_of_the_rarer_one_is_named_or_on_a_tie_the_later(rows: list[int]) -> None:
+    expected = []
+    for value in dict.fromkeys(rows):
+        undesirable, desirable = ([i for i, v in enumerate(rows) if v == value and i % 2 == label] for label in (0, 1))
+        if undesirable and desirable:
+            by_number = sorted((undesirable, desirable), key=len)
+            by_place = sorted((undesirable, desirable), reverse=True)
+            rarer, other = by_place if len(undesirable) == len(desirable) else by_number
+            expected.append(Opposed(rarer[0], other[0], len(desirable), len(undesirable)))
+    assert list(keys(rows).opposed()) == sorted(expected)
+
+
+@pytest.mark.parametrize("rows", TABLE)
+def test_columns_are_joined_entry_by_entry_and_chained_one_after_the_other(rows: list[int]) -> None:
+    column = keys(rows)
+    assert list(column.joined_with(keys([5] * len(rows))).seen_before()) == list(column.seen_before())
+    assert list(column.joined_with(keys(list(range(len(rows))))).seen_before()) == []
+    whole = chained([column, keys([9, 7]), column])
+    assert list(whole.column) == [*rows, 9, 7, *rows]
+    assert whole.labels == column.labels + bytes([0, 1]) + column.labels
 
 
 @pytest.mark.parametrize("rows", TABLE)
@@ -68,11 +88,14 @@ def test_counts_are_exact(rows: list[int]) -> None:
     assert found.num_distinct == len(counts)
     under_both = set(rows[::2]) & set(rows[1::2])
     assert found.num_under_both == len(under_both)
-    assert found.num_entries_under_both == sum(value in under_both for value in rows)
+    assert found.num_opposed_in(found) == sum(value in under_both for value in rows)
+    assert keys([7, 1, 8]).num_opposed_in(found) == sum(value in under_both for value in (7, 1, 8))
     assert found.commonest == [count for _, count in counts.most_common(2)]
 
 
 @pytest.mark.parametrize("rows", TABLE)
 def test_rows_in_another_column_are_found(rows: list[int]) -> None:
-    others = [1, 7, 2**63]
-    assert list(keys(rows).rows_in(keys(others))) == [index for index, value in enumerate(rows) if value in others]
+    others = [1, 7, 2**63, 7]
+    expected = [index for index, value in enumerate(rows) if value in others]
+    assert list(keys(rows).rows_in(keys(others))) == expected
+    assert list(keys(rows).seen_in(keys(others))) == [(index, others.index(rows[index])) for index in expected]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,29 @@ def test_findings_kept_of_a_rule_are_bounded_and_counted_exactly(
     count = result.counts["KTO306"]
     assert (count.count, count.num_rows, len(count.findings)) == (9, 9, 4)
     assert count.findings == [finding for finding in told if finding.code == "KTO306"][:4]
+
+
+def test_rows_that_repeat_cost_no_more_than_40_bytes_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, bound in (
+        ("column.MOST_BYTES", 1024), ("column._BLOCK_BYTES", 1024), ("blockwise._BLOCK", 64), ("repeats._MANY", 1),
+        ("validate._ROWS_PER_CHUNK", 50), ("validate._TOLD_AT_ONCE", 50), ("validation.KEPT_PER_RULE", 5),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"kto_data.{where}", bound)
+
+    def peak(number: int) -> int:
+        rows = [answer(f"answer {i // 3}", label=i % 3 > 0) for i in range(number)]  # each thrice, with both labels
+        data = write_jsonl(tmp_path / f"{number}.jsonl", rows)
+        inputs = open_inputs([str(data)])
+        tracemalloc.start()
+        found = validate(inputs, OFF).counts
+        assert (found["KTO401"].count, found["KTO601"].count) == (number // 3, number // 3)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(300)  # after which all is imported
+    few = peak(3_000)
+    assert (peak(9_000) - few) / 6_000 < 40
 
 
 def test_rules_come_worst_first_then_by_number(tmp_path: Path) -> None:

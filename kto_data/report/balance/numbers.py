@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kto_data.balance import AdmissibleWeights, BandWeights, admissible_weights, automatic_weights
+from kto_data.blockwise import copy_of, joined
 from kto_data.distribution import Distribution, Separation, distribution, group_separation
 from kto_data.encode import TOO_LONG_CODES
 from kto_data.pairing import microbatches
 from kto_data.paths import TRAIN
 from kto_data.policy import CONTRADICTION_CODE
-from kto_data.repeats import Keys, copy_of, joined
+from kto_data.repeats import Keys
 from kto_data.report.balance.model import (
     BalanceReport,
     Band,
@@ -241,7 +242,7 @@ def _prompts(rows: np.ndarray, labels: bytes) -> tuple[int, int]:
 def _wholes(rows: np.ndarray, labels: bytes) -> tuple[int, int]:
     """How many rows contradict another one, and how many say what one before them said."""
     keys = Keys(joined(rows["prompt_key"], rows["completion_key"]).data, labels)
-    return keys.num_entries_under_both, len(keys) - keys.num_distinct - keys.num_under_both
+    return keys.num_opposed_in(keys), len(keys) - keys.num_distinct - keys.num_under_both
 
 
 class _Completions(NamedTuple):
