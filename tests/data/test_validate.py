@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,23 @@ def test_rules_about_all_records_see_across_chunks_and_files(tmp_path: Path) -> 
     assert places(told) == [("KTO401", "two.jsonl", 1), ("KTO601", "two.jsonl", 2)]
     assert f"{one}:1" in told[0].message
     assert f"{one}:3" in told[1].message
+
+
+def test_findings_about_all_rows_come_by_code_then_split_then_line(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make_image(tmp_path / f"{name}.png")  # all alike
+    said = [answer(text, label=text < "c") for text in "dcbaabcd"]
+    train = write_jsonl(tmp_path / "train.jsonl", [picture("a.png", extra=1), picture("b.png"), *said, *said])
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", [picture("c.png"), *said, answer("a", label=False)])
+    told: list[Finding] = []
+    settings = CheckSettings(codes=frozenset({"KTO401", "KTO601", "KTO603", "KTO611", "KTO612"}), has_eval_split=True)
+    validate(open_inputs([str(train)], splits=[("eval", str(evaluation))]), settings, listen=told.extend)
+    found = places(told)
+    assert found == sorted(found, key=lambda place: (place[0], place[1] == "eval.jsonl", place[2]))
+    assert Counter(code for code, _, _ in found) == {
+        "KTO401": 1, "KTO601": 12 + 4, "KTO603": 1, "KTO611": 9, "KTO612": 1,
+    }  # fmt: skip
+    assert ("KTO603", "train.jsonl", 2) in found
 
 
 @pytest.mark.parametrize(
