@@ -157,6 +157,7 @@ def allot(
     work = Work(
         keys.gather, keys.start, (checks,), if_lost=give_up, reads=paths_read(inputs, checks.image_root),
         folder=folder, call_afar=keys.gather_afar if url and is_shared(url) else None,
+        name=lambda task: f"first pass {task.chunk.place}",
     )  # fmt: skip
     for found in engine(work, tasks(), jobs=jobs):
         every.extend(found, first_line=num_lines)

@@ -22,6 +22,7 @@ from kto_data.errors import InputError
 from kto_data.json_array import BYTE_ORDER_MARK
 from kto_data.local_copy import unnamed_copy
 from kto_data.marks import line_ends
+from kto_data.safe_text import encodable
 from kto_data.storage import FileState
 
 READ_BYTES = 1 << 17
@@ -129,6 +130,11 @@ class Chunk:
     def is_huge(self) -> bool:
         """Whether it takes so much memory that no two should be worked on at the same time."""
         return self.byte_stop - self.byte_start > _HUGE_BYTES
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words fit for any program: "data.jsonl, from line 2,001 on"."""
+        return encodable(f"{os.path.basename(self.path)}, from line {self.first_line:,} on")
 
     def lines(self) -> Iterator[Line]:
         """The chunk's records, one by one. Raises `InputError` where the file cannot be read, or has changed."""

@@ -42,7 +42,7 @@ from kto_data.unit import UNITS_NAME, Built, Unit
 from kto_data.upload import Uploaded, claimed, upload_cache
 from kto_data.writing import writing_to
 
-_WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
+WHOLE_INPUT_CODES = frozenset({"KTO114", "KTO116"})
 """Rules about the input as a whole that make every row doubtful: mixed formats, images that the mapping leaves out."""
 
 
@@ -94,6 +94,8 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
 def _make(settings: PreprocessSettings, processor: Processor, building: Path, progress: Progress) -> Result:
     run = RunSoFar(settings.inputs, settings.split_names, building, jobs=settings.jobs)
     caches = (building, settings.output) if settings.resume else ()
+    if settings.allot.asks_for_keys:
+        progress(0, 0, None, 0, 0, FIRST_PASS)  # a chunk may take minutes, and so may a shard
     allotment = allot(
         settings.allot,
         [file.file for file in run.files],
@@ -109,11 +111,11 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
     if allotment.lost:
         run.findings.add(allotment.lost)
         return Result(None, None, run.findings, 0)
-    progress(0, 0, None, 0, 0, "")  # a shard may take minutes
+    progress(0, 0, None, 0, 0, "")
     for file, split, built in _built_units(settings, run.files, allotment, building, caches):
         run.add(file, split, built)
         progress(run.record.num_rows, run.num_dropped, share_done(run.files), run.num_built, run.num_lost, "")
-    run.conclude_findings(_WHOLE_INPUT_CODES)
+    run.conclude_findings(WHOLE_INPUT_CODES)
     if _is_refused(settings.build, run.findings):
         return Result(None, None, run.findings, run.record.num_rows)
     made = assemble(settings, processor, run, building, allotment.names)
@@ -133,7 +135,7 @@ def _make(settings: PreprocessSettings, processor: Processor, building: Path, pr
 def _is_refused(settings: BuildSettings, findings: FindingsSoFar) -> bool:
     if settings.invalid is Invalid.ERROR:
         return findings.num_errors > 0
-    if findings.codes & {*_WHOLE_INPUT_CODES, LOST_CODE}:
+    if findings.codes & {*WHOLE_INPUT_CODES, LOST_CODE}:
         return True  # no row is known to be at fault, so dropping rows does not mend it
     # Rows that are only too long are no invalid rows: they are told of separately, by --too-long.
     return settings.too_long is TooLong.ERROR and bool(findings.codes & TOO_LONG_CODES)
@@ -169,6 +171,7 @@ def _built_units(
         build.build, build.start, (settings.build,), if_lost=_lost,
         reads=paths_read([file.file for file in files], settings.build.image_root, settings.build.model),
         folder=building, call_afar=build.build_afar if settings.url and is_shared(settings.url) else None,
+        name=lambda unit: f"preprocess {unit.split}/{unit.name}",
     )  # fmt: skip
     for built in settings.engine(work, units(), jobs=settings.jobs):
         yield *origin.popleft(), built

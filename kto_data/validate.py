@@ -66,6 +66,7 @@ def validate(
         check_unit, start, (settings,),
         is_alone=lambda unit: unit.chunk.is_huge, may_fork=settings.model is None, if_lost=lost,
         reads=paths_read(inputs, settings.image_root, settings.model),
+        name=lambda unit: f"validate {unit.chunk.place}",
     )  # fmt: skip
     for report in engine(work, reach.drawn(_units(inputs, excerpt)), jobs=jobs):
         run.add(report)

@@ -187,9 +187,12 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
     for line in _finding_lines(result.findings):
         typer.echo(line)
     if result.manifest is None or result.report is None:
-        say = f"no cache was made: {result.findings.num_errors:,} errors in {result.num_rows:,} rows"
-        typer.echo(f"ktodata: {say}", err=True)
-        typer.echo("  try: mend the rows, or leave them out with --invalid drop or --too-long drop", err=True)
+        from kto_data.rules.words import counted
+
+        errors = counted(result.findings.num_errors, "error")
+        rows = f" in {counted(result.num_rows, 'row')}" if result.num_rows else ""  # of a first pass alone
+        typer.echo(f"ktodata: no cache was made: {errors}{rows}", err=True)
+        typer.echo(f"  try: {_remedy(result.findings)}", err=True)
         return
     if quiet:
         return
@@ -211,6 +214,25 @@ def _show(result: Result, settings: PreprocessSettings, *, quiet: bool) -> None:
         typer.echo(f"dropped rows and why: {output}/{REJECTS_NAME}")
     typer.echo(f"the whole report: {output}/{REPORT_NAMES['html']} (or ktodata stats {as_word(str(settings.output))})")
     typer.echo(f"next: ktodata train --cache {output} --model {as_word(settings.build.model)} --output RUN")
+
+
+def _remedy(findings: FindingsSoFar) -> str:
+    """What helps where no cache was made: rows may be left out, unless nobody knows which ones are at fault."""
+    from kto_data.encode import TOO_LONG_CODES
+    from kto_data.finding import Severity
+    from kto_data.lost import LOST_CODE
+    from kto_data.preprocess import WHOLE_INPUT_CODES
+
+    codes = {code for code, severity in findings.counts if severity is Severity.ERROR}
+    if LOST_CODE in codes:
+        return (
+            "take the rows out or mend them, and run again, which goes on from here; "
+            "--engine local --jobs 1 on them alone shows what they do"
+        )
+    if told := sorted(codes & WHOLE_INPUT_CODES):
+        return f"ktodata rule {told[0]} says what to do: it is true of the input as a whole, not of rows to leave out"
+    options = {"--invalid drop": codes - TOO_LONG_CODES, "--too-long drop": codes & TOO_LONG_CODES}
+    return f"mend the rows, or leave them out with {' '.join(option for option, found in options.items() if found)}"
 
 
 def _finding_lines(findings: FindingsSoFar) -> Iterator[str]:

@@ -38,6 +38,7 @@ class Work(Generic[Unit, Result]):
     reads: tuple[str, ...] = ()  # paths of files and folders that every process must see
     folder: Path | None = None  # that `call` writes to: it is there, and every process must see it,
     call_afar: Callable[[Unit], Result] | None = None  # unless there is this to be called where machines may be many
+    name: Callable[[Unit], str] = str  # what a unit is called where people watch an engine
 
 
 class Engine(Protocol):

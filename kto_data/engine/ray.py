@@ -159,14 +159,14 @@ def _run_tasks(work: Work[Unit, Result], setup: _Setup, units: Iterable[Unit], j
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
     pending: deque[tuple[Unit, Any]] = deque()
 
+    def submit(unit: Unit) -> tuple[Unit, Any]:
+        return unit, task.options(name=work.name(unit)).remote(place, setup.key, pickle.dumps(unit))
+
     def take(handle: tuple[Unit, Any]) -> Result:
         return _result(*handle, work.if_lost)
 
     try:
-        yield from in_order(
-            units, lambda unit: (unit, task.remote(place, setup.key, pickle.dumps(unit))), take, pending,
-            most=jobs * _UNITS_A_JOB, is_alone=work.is_alone,
-        )  # fmt: skip
+        yield from in_order(units, submit, take, pending, most=jobs * _UNITS_A_JOB, is_alone=work.is_alone)
     finally:  # Ctrl-C, an error, or a caller that stops listening: nobody waits for the units at hand
         for _, promised in pending:
             ray.cancel(promised, force=True)

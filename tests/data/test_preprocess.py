@@ -9,7 +9,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ import datasets
 import pytest
 from conftest import TinyModel, make_image, make_record, model_that_fastokens_misreads, write_jsonl
 
+from kto_data.allot import AllotSettings
 from kto_data.build import BuildSettings
+from kto_data.chunk import Chunk, SourceKind
 from kto_data.cli import main
+from kto_data.commands.preprocess import _remedy
 from kto_data.image import PixelBudget
 from kto_data.inputs import open_inputs
+from kto_data.lost import lost_rows
 from kto_data.manifest import Manifest, read_manifest
-from kto_data.preprocess import preprocess
+from kto_data.preprocess import FIRST_PASS, preprocess
 from kto_data.recipe import PreprocessSettings
-from kto_data.so_far import MAX_FINDINGS
+from kto_data.so_far import MAX_FINDINGS, FindingsSoFar
 
 Run = Callable[..., int]
 KTODATA = [sys.executable, "-m", "kto_data"]
@@ -160,6 +165,40 @@ def test_all_errors_of_all_rows_are_told_in_one_pass(
     assert "KTO306" in out
     assert "KTO402" in out
     assert not (cache / "manifest.json").exists()
+
+
+def test_no_remedy_is_named_that_does_not_help(
+    run: Run, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*rows: Any, options: Sequence[str] = ()) -> str:
+        assert run(write_jsonl(tmp_path / "told.jsonl", rows), "--image-root", str(mixed.parent), *options) == 1
+        return capsys.readouterr().err.rstrip().rpartition("\n")[2]
+
+    sound, empty, long = text_record("fine", label=False), text_record(""), text_record("long " * 99)
+    formats = sound, {"prompt": "Say it.", "completion": "fine", "label": True}
+    assert told(sound, empty).endswith("leave them out with --invalid drop")
+    assert told(sound, long, options=["--max-length", "50"]).endswith("leave them out with --too-long drop")
+    both = told(sound, empty, long, options=["--max-length", "50", "--invalid", "drop"])
+    assert both.endswith("leave them out with --invalid drop --too-long drop")
+    mixture = told(*formats, empty, options=["--invalid", "drop"])
+    assert "ktodata rule KTO114" in mixture
+    assert "drop" not in mixture
+    lost = FindingsSoFar()
+    rows = Chunk(path="a.jsonl", local="a.jsonl", kind=SourceKind.JSONL, num_rows=8, first_line=17)
+    lost.add([lost_rows(rows, "train/shard-00002.arrow")])
+    assert "run again, which goes on from here" in _remedy(lost)
+    assert "drop" not in _remedy(lost)
+
+
+def test_it_is_said_at_once_what_is_begun(mixed: Path, cache: Path, tiny_model: TinyModel) -> None:
+    told: list[tuple[Any, ...]] = []
+    build = BuildSettings(model=str(tiny_model("llava_next")), image_root=str(mixed.parent), budget=PixelBudget())
+    settings = PreprocessSettings(inputs={"train": open_inputs([str(mixed)])}, output=cache, build=build)
+    preprocess(replace(settings, allot=AllotSettings(eval_fraction=0.5)), lambda *so_far: told.append(so_far))
+    passes = [stage for *_, stage in told]
+    assert passes == [FIRST_PASS, FIRST_PASS, "", "", ""]
+    assert told[0] == (0, 0, None, 0, 0, FIRST_PASS)
+    assert told[2] == (0, 0, None, 0, 0, "")
 
 
 def test_rows_too_long_stop_the_run_unless_asked_otherwise(run: Run, mixed: Path, cache: Path) -> None:

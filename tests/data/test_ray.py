@@ -280,6 +280,21 @@ def test_the_command_makes_the_cache_that_one_process_makes(
     assert files_of(tmp_path / "cache") == expected
 
 
+def test_whoever_watches_the_cluster_sees_what_its_tasks_are_about(
+    opened: Opened, data: Path, model: Path, tmp_path: Path
+) -> None:
+    validate(open_inputs([str(data)]), CheckSettings(), jobs=2, engine=opened.run)
+    make(settings(data, model, tmp_path / "cache", engine=opened.run, allot=AllotSettings(eval_fraction=0.3)))
+    wanted = {
+        "validate data.jsonl, from line 1 on", "first pass data.jsonl, from line 17 on",
+        "preprocess train/shard-00002.arrow", "preprocess eval/shard-00002.arrow",
+    }  # fmt: skip
+    until = time.monotonic() + 60
+    while not wanted <= {event["cat"].removeprefix("task::") for event in ray.timeline()}:
+        assert time.monotonic() < until
+        time.sleep(0.05)  # nodes report every second
+
+
 @pytest.fixture
 def s3(store: Store, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The file system of a bucket that has the data alone; this machine has nothing of earlier runs."""
