@@ -10,7 +10,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +192,16 @@ def test_no_remedy_is_named_that_does_not_help(
 def test_it_is_said_at_once_what_is_begun(mixed: Path, cache: Path, tiny_model: TinyModel) -> None:
     told: list[tuple[Any, ...]] = []
     build = BuildSettings(model=str(tiny_model("llava_next")), image_root=str(mixed.parent), budget=PixelBudget())
-    settings = PreprocessSettings(inputs={"train": open_inputs([str(mixed)])}, output=cache, build=build)
-    preprocess(replace(settings, allot=AllotSettings(eval_fraction=0.5)), lambda *so_far: told.append(so_far))
+    settings = PreprocessSettings(
+        inputs={"train": open_inputs([str(mixed)])},
+        output=cache,
+        build=build,
+        allot=AllotSettings(eval_fraction=0.5),
+        shard_rows=100,
+        jobs=1,
+        batch_size=4,
+    )
+    preprocess(settings, lambda *so_far: told.append(so_far))
     passes = [stage for *_, stage in told]
     assert passes == [FIRST_PASS, FIRST_PASS, "", "", ""]
     assert told[0] == (0, 0, None, 0, 0, FIRST_PASS)
