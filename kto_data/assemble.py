@@ -16,8 +16,7 @@ from kto_data import storage
 from kto_data.build import id_parts
 from kto_data.depot import Contents
 from kto_data.errors import CacheError, InputError
-from kto_data.manifest import InputFile, Manifest, Split, fingerprint, read_manifest
-from kto_data.packing import Packed
+from kto_data.manifest import Manifest, Split, fingerprint, read_manifest
 from kto_data.processor import Processor
 from kto_data.publish import REJECTS_NAME, REPORT_NAMES, RUN_NAME, is_whole, publish
 from kto_data.recipe import PreprocessSettings
@@ -55,8 +54,7 @@ def assemble(
                 f"no row of the {name} split is left: {so_far.num_rejects:,} lines were dropped",
                 hint="run `ktodata validate` on the files to see why, or raise --max-length",
             )
-    packed = Packed.merged(part for so_far in run.splits.values() for part in so_far.packed)
-    manifest = _manifest(settings, processor, [file.finish() for file in run.files], run.splits, packed)
+    manifest = _manifest(settings, processor, run)
     tallies = {name: so_far.merged() for name, so_far in run.splits.items()}
     report = balance_report(tallies, manifest.fingerprint, settings.batch_size)
     reports = {name: FORMATS[format](report).encode() for format, name in REPORT_NAMES.items()}
@@ -64,16 +62,16 @@ def assemble(
     is_there = (
         manifest == before
         and run.record.num_reused == run.record.num_units
-        and not packed.has_new
+        and not run.packed.has_new
         and is_whole(settings.output, reports)
     )
     records = [*names_of_keys, *(key for so_far in run.splits.values() for key in so_far.keys)]
     if not is_there:
         _write_parts(building, manifest, reports, run.splits, records)
         write_whole(building / RUN_NAME, run.record.to_json())
-        publish(settings.output, building, manifest, packed)
+        publish(settings.output, building, manifest, run.packed)
     shutil.rmtree(building)
-    contents = Contents(shards=run.put_elsewhere, images=packed, records=frozenset(records))
+    contents = Contents(shards=run.put_elsewhere, images=run.packed, records=frozenset(records))
     return Assembled(manifest, report, before, is_there, contents)
 
 
@@ -85,14 +83,9 @@ def _manifest_before(output: Path) -> Manifest | None:
         return None
 
 
-def _manifest(
-    settings: PreprocessSettings,
-    processor: Processor,
-    inputs: list[InputFile],
-    splits: Mapping[str, SplitSoFar],
-    packed: Packed,
-) -> Manifest:
-    options = settings.build
+def _manifest(settings: PreprocessSettings, processor: Processor, run: RunSoFar) -> Manifest:
+    options, splits = settings.build, run.splits
+    inputs = [file.finish() for file in run.files]
     parts: dict[str, Any] = {
         "inputs": [{"path": i.path, "split": i.split, "sha256": i.sha256} for i in inputs],
         "layouts": [repr(file.layout) for files in settings.inputs.values() for file in files],
@@ -112,7 +105,7 @@ def _manifest(
         image_max_pixels=options.budget.max_pixels,
         max_length=options.max_length,
         pack_images=options.pack_images,
-        packed=None if options.pack_images == "none" else packed.counts(),
+        packed=None if options.pack_images == "none" else run.packed.counts(),
         inputs=tuple(inputs),
         splits={name: _split(name, so_far) for name, so_far in splits.items()},
     )

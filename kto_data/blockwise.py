@@ -100,6 +100,11 @@ def runs(ordered: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
             last = int(ends[-1])
 
 
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The different ones of the values in order."""
+    return gathered(some for some, _ in runs(ascending(values)))
+
+
 def most_frequent(values: NDArray[Any], counts: NDArray[Any], number: int) -> Iterator[tuple[int, int]]:
     """Values with their counts, among them the `number` most frequent ones; of equal counts the first ones."""
     import numpy as np

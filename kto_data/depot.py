@@ -19,7 +19,7 @@ from pathlib import Path
 from kto_data import storage
 from kto_data.errors import InputError
 from kto_data.manifest import Shard
-from kto_data.packing import Packed
+from kto_data.packing import AllPacked
 from kto_data.unit import UNITS_NAME, Built, Unit, kept, to_bytes
 
 _STAGED_NAME = ".building"
@@ -30,7 +30,7 @@ class Contents:
     """What of a whole cache may lie at its URL before the cache is sent there."""
 
     shards: Mapping[str, str] = field(default_factory=dict)  # path in the cache -> URL of the object that holds it
-    images: Packed = field(default_factory=Packed)  # all that are packed, wherever they lie
+    images: AllPacked = field(default_factory=AllPacked)  # all that are packed, wherever they lie
     records: frozenset[str] = frozenset()  # names of the files in `.units` that are to stay for the next run
 
 

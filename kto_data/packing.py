@@ -14,15 +14,19 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from kto_data import image_file, storage
+from kto_data.blockwise import distinct, numbers_of, rows_among, space
 from kto_data.choices import PackImages
+from kto_data.column import Column
 from kto_data.encode import ImageRef
 from kto_data.errors import InputError
 from kto_data.image import (
@@ -53,28 +57,46 @@ class UndecodableError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Which images are packed, in 24 bytes each."""
+    """Which images of a shard are packed."""
 
     entries: np.ndarray = field(default_factory=lambda: np.empty(0, _ENTRY))  # distinct
     has_new: bool = False  # whether a file had to be made
 
-    @classmethod
-    def merged(cls, parts: Iterable[Packed]) -> Packed:
-        """What all `parts` say together."""
-        parts = list(parts)
-        entries = np.unique(np.concatenate([cls().entries, *(part.entries for part in parts)]))
-        return cls(entries, any(part.has_new for part in parts))
+
+class AllPacked:
+    """Which images of a cache are packed: 24 bytes for each and each shard that names it, on disk where they are many.
+
+    Fed shard by shard, then asked.
+    """
+
+    def __init__(self) -> None:
+        self.has_new = False  # whether a file had to be made
+        self._paths, self._names, self._num_bytes = Column("Q"), Column("Q"), Column("Q")
+
+    def add(self, packed: Packed) -> None:
+        """Take in the images of the next shard."""
+        self.has_new |= packed.has_new
+        for column, name in ((self._paths, "path"), (self._names, "name"), (self._num_bytes, "bytes")):
+            column.extend(packed.entries[name].tobytes())
 
     def among(self, paths: Iterable[str]) -> set[str]:
         """Those of `paths`, below `images/`, that are packed images of these."""
-        wanted = set(self.entries["name"].tolist())
-        return {path for path in paths if is_packed(path) and _key(os.path.basename(path)) in wanted}
+        known = [path for path in paths if is_packed(path)]
+        keys = np.array([_key(os.path.basename(path)) for path in known], np.uint64)
+        return {known[index] for rows, _ in rows_among(keys, self._distinct) for index in rows.tolist()}
 
     def counts(self) -> PackedCounts:
         """The counts as the manifest has them."""
-        _, first = np.unique(self.entries["name"], return_index=True)
-        num_bytes = int(self.entries["bytes"][first].sum())
-        return PackedCounts(paths=len(np.unique(self.entries["path"])), files=len(first), bytes=num_bytes)
+        num_bytes, sizes = numbers_of(self._num_bytes.view), space(len(self._distinct))
+        for rows, places in rows_among(numbers_of(self._names.view), self._distinct):
+            sizes[places] = num_bytes[rows]
+        num_paths = len(distinct(numbers_of(self._paths.view)))
+        return PackedCounts(paths=num_paths, files=len(sizes), bytes=int(sizes.sum()))
+
+    @cached_property
+    def _distinct(self) -> NDArray[Any]:
+        """The hashes of the names of all files, ascending."""
+        return distinct(numbers_of(self._names.view))
 
 
 _Place = Path | str
@@ -187,33 +209,31 @@ def _num_bytes_at(url: str) -> int:
         return 0
 
 
-def move_in(building: Path, cache: Path, packed: Packed) -> None:
+def move_in(building: Path, cache: Path, packed: AllPacked) -> None:
     """Bring the packed images from `building` to `cache`, and remove from there those that nobody asks for any more.
 
     Files that are no packed images are somebody's, and stay. Raises `InputError` where the folder cannot be written to.
     """
-    wanted = set(packed.entries["name"].tolist())
     old, new = building / IMAGES_NAME, cache / IMAGES_NAME
     with writing_to(new):
-        for path in _packed_files(old):
-            if _key(path.name) in wanted:
-                target = new / path.relative_to(old)
+        for paths in _packed_files(old):
+            for path in packed.among(paths):
+                target = new / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-        for path in _packed_files(new):
-            if _key(path.name) not in wanted:
-                path.unlink()
+                (old / path).replace(target)
+        for paths in _packed_files(new):
+            for path in set(paths) - packed.among(paths):
+                (new / path).unlink()
         for folder in [*new.glob("[0-9a-f][0-9a-f]"), new]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
 
-def _packed_files(folder: Path) -> Iterator[Path]:
-    """The packed images below an `images/`, and what killed processes left of some."""
+def _packed_files(folder: Path) -> Iterator[list[str]]:
+    """The packed images below an `images/`, and what killed processes left of some: paths below it, by folder."""
     for inner in sorted(folder.glob("[0-9a-f][0-9a-f]")):
-        yield from (
-            path for path in list(inner.iterdir()) if _FILE.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
-        )
+        names = os.listdir(inner)
+        yield [f"{inner.name}/{name}" for name in names if _FILE.fullmatch(name) or _TEMPORARY.fullmatch(name)]
 
 
 def is_packed(path: str) -> bool:

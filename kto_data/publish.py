@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kto_data.errors import UsageError
 from kto_data.manifest import MANIFEST_NAME, Manifest
-from kto_data.packing import IMAGES_NAME, Packed, holds_packed_alone, move_in
+from kto_data.packing import IMAGES_NAME, AllPacked, holds_packed_alone, move_in
 from kto_data.unit import UNITS_NAME
 from kto_data.writing import write_whole, writing_to
 
@@ -26,7 +26,7 @@ OWN_NAMES = ("train", "eval", "dataset_dict.json", *REPORT_NAMES.values(), REJEC
 """What a cache consists of besides its manifest. All else in the folder is somebody's, and stays."""
 
 
-def publish(output: Path, building: Path, manifest: Manifest, packed: Packed) -> None:
+def publish(output: Path, building: Path, manifest: Manifest, packed: AllPacked) -> None:
     """Move the whole cache that lies in `building` into its place, and write its manifest.
 
     Of its images only those lie there that were not in their place already.

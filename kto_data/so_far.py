@@ -19,7 +19,7 @@ from kto_data.finding import Finding, Severity
 from kto_data.inputs import Input, num_bytes
 from kto_data.lost import LOST_CODE
 from kto_data.manifest import InputFile, Shard
-from kto_data.packing import Packed
+from kto_data.packing import AllPacked
 from kto_data.rules.facts import DatasetFacts
 from kto_data.run_record import RunRecord
 from kto_data.tally import IMAGE_KEY_DTYPE, ROW_DTYPE, Tally
@@ -85,7 +85,6 @@ class SplitSoFar:
             folder.mkdir(parents=True, exist_ok=True)
             self._rejects: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - held until the run ends
         self._folder = folder
-        self.packed: list[Packed] = []
         self._tally = Tally()  # without its columns, which grow with the rows:
         self._rows, self._image_keys = Column("B"), Column("B")
 
@@ -97,7 +96,6 @@ class SplitSoFar:
         self.num_rejects += len(built.rejects)
         with writing_to(self._folder):
             self._rejects.writelines(line + b"\n" for line in built.rejects)
-        self.packed.append(built.packed)
         self._tally.add_counts(built.tally)
         self._rows.extend(built.tally.rows.tobytes())
         self._image_keys.extend(built.tally.image_keys.tobytes())
@@ -172,6 +170,7 @@ class RunSoFar:
         self.record = RunRecord(jobs=jobs)
         self.splits = {name: SplitSoFar(folder) for name in split_names}
         self.files = [InputSoFar(name, file) for name, files in inputs.items() for file in files]
+        self.packed = AllPacked()
         self.findings = FindingsSoFar()
         """Those of the run as a whole; after `conclude_findings` all there are."""
         self.num_dropped = 0
@@ -193,6 +192,7 @@ class RunSoFar:
         file.num_units_done += 1
         file.findings.add(built.findings)
         self.splits[split].add(built)
+        self.packed.add(built.packed)
         if built.shard is not None and built.at:
             self.put_elsewhere[f"{split}/{built.shard.path}"] = built.at
         self._facts.extend(built.facts)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TinyModel, make_image, write_jsonl
 from test_preprocess import files_of, image_record, rejects_of, rows_of, text_record
 
+from kto_data import packing as module
 from kto_data.cli import main
+from kto_data.digest import MIX
 from kto_data.image import from_pixels, load_for_training
 from kto_data.manifest import PackedCounts, read_manifest
+from kto_data.packing import AllPacked, Packed
 
 Run = Callable[..., int]
 BUDGET = ["--image-max-pixels", "1200"]
@@ -225,3 +231,32 @@ def test_the_manifest_says_how_images_are_packed(run: Run, cache: Path) -> None:
     manifest = json.loads((cache / "manifest.json").read_bytes())
     assert manifest["pack_images"] == "resized"
     assert "pack_images" not in manifest["parts"]
+
+
+def test_images_by_the_hundred_thousand_are_counted_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for where in ("column.MOST_BYTES", "column._BLOCK_BYTES", "blockwise._BLOCK"):
+        monkeypatch.setattr(f"kto_data.{where}", 1 << 12)
+    num_shards, num_images = 100, 1_000
+    tracemalloc.start()
+    packed = AllPacked()
+    for number in range(num_shards):  # a third of them in the shard before too, by another name
+        images = np.arange(num_images, dtype=np.uint64) + np.uint64(number * num_images * 2 // 3)
+        entries = np.zeros(num_images, module._ENTRY)
+        entries["name"], entries["bytes"] = images * np.uint64(MIX), images
+        entries["path"] = images + np.uint64(number % 2)
+        packed.add(Packed(entries))
+    last = int(images[-1])
+    counts = packed.counts()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts == PackedCounts(paths=last + 2, files=last + 1, bytes=sum(range(last + 1)))
+    assert most / (num_shards * num_images) < 8
+
+
+def test_of_paths_those_are_known_that_are_packed() -> None:
+    names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(4)]
+    paths = [f"{name[:2]}/{name}" for name in names]
+    assert AllPacked().among(paths) == set()
+    packed = AllPacked()
+    packed.add(Packed(np.array([(1, module._key(name), 10) for name in names[:2]], module._ENTRY)))
+    assert packed.among([*paths, f"{names[0][:2]}/notes.txt", "notes.txt"]) == set(paths[:2])
