@@ -33,7 +33,7 @@ _MEASURED = (
 def value_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
     """The values of `kto` that no training can be made with. One of a wrong type is somebody else's to find."""
     for key, least in _AT_LEAST.items():
-        if _is_number(kto.get(key)) and kto[key] < least:
+        if _is_number(kto.get(key)) and not kto[key] >= least:  # which no NaN is
             yield _problem(key, f"at least {least}", kto[key])
     for key in _ABOVE_ZERO:
         if _is_number(kto.get(key)) and not (math.isfinite(kto[key]) and kto[key] > 0):

@@ -130,10 +130,12 @@ def _try_loader(args: KTOConfig) -> None:
 def _try_compiler(args: KTOConfig) -> None:
     if not args.torch_compile:
         return
-    try:
-        torch.compile(torch.neg, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
-    except RuntimeError as error:
-        raise ConfigError(f"kto.torch_compile_mode: {first_line(error)}") from None
+    backend = args.torch_compile_backend or "inductor"
+    for key, mode in (("torch_compile_backend", None), ("torch_compile_mode", args.torch_compile_mode)):
+        try:
+            torch.compile(torch.neg, backend=backend, mode=mode)
+        except RuntimeError as error:
+            raise ConfigError(f"kto.{key}: {first_line(error)}") from None
 
 
 def _optimizer(args: KTOConfig) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -163,6 +164,7 @@ def test_good_fields_pass() -> None:
         ({"dataloader_num_workers": -1}, "kto.dataloader_num_workers must be at least 0, not -1"),
         ({"dataloader_prefetch_factor": -2}, "kto.dataloader_prefetch_factor must be at least 1, not -2"),
         ({"neftune_noise_alpha": -5.0}, "kto.neftune_noise_alpha must be at least 0, not -5.0"),
+        ({"neftune_noise_alpha": math.nan}, "kto.neftune_noise_alpha must be at least 0, not nan"),
         ({"dataloader_in_order": False}, "kto.dataloader_in_order is decided elsewhere"),
         ({"learning_rate": -1e-6}, "kto.learning_rate must be a number above 0, not -1e-06"),
         ({"num_train_epochs": float("inf")}, "kto.num_train_epochs must be a number above 0, not inf"),

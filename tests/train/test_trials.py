@@ -60,6 +60,7 @@ NEEDED: dict[str, dict[str, Any]] = {
         ({"dataloader_persistent_workers": True}, "data workers do not go together: persistent_workers"),
         ({"dataloader_multiprocessing_context": "spawn"}, "data workers do not go together: multiprocessing_context"),
         ({"torch_compile": True, "torch_compile_mode": "nonsense"}, r"torch_compile_mode: .*nonsense"),
+        ({"torch_compile": True, "torch_compile_backend": "nonsense"}, r"torch_compile_backend: .*nonsense"),
         ({"log_level": "loud"}, "log_level: transformers has no level 'loud'"),
         ({"accelerator_config": {"even_batches": 7}}, r"accelerator_config\.even_batches must be bool, not 7"),
         (
