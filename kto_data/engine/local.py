@@ -12,12 +12,15 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from typing import cast
 
 from kto_data.engine.contract import Result, Unit, Work, in_order
 from kto_data.errors import InputError
@@ -77,10 +80,33 @@ def _run_in_pool(work: Work[Unit, Result], units: Iterable[Unit], jobs: int, met
             hint="run again with --jobs 1 to see where, or with fewer jobs to need less memory",
         ) from None
     finally:
+        workers = set(active_children()) - others
         if not is_done:  # Ctrl-C, an error, or a caller that stops listening: nobody waits for the units at hand
-            for worker in set(active_children()) - others:
-                worker.kill()  # whatever handles SIGTERM there may wait for a lock that another killed worker held
-        pool.shutdown(wait=True, cancel_futures=True)
+            _kill(workers)
+        pool.shutdown(wait=False, cancel_futures=True)
+        _see_off(workers)
+        pool.shutdown(wait=True)
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()  # whatever handles SIGTERM there may wait for a lock that another killed worker held
+
+
+def _see_off(workers: Iterable[BaseProcess]) -> None:
+    """Wait until workers that were told to go have gone.
+
+    One that is killed meanwhile may leave locked what the others read: they are killed too, for they have nothing left
+    to do.
+    """
+    there = {worker.sentinel: worker for worker in workers}
+    while there:
+        for sentinel in connection.wait(list(there)):
+            worker = there.pop(cast(int, sentinel))
+            while worker.exitcode is None:  # it is gone, and the pool is about to note how
+                time.sleep(0.001)
+            if worker.exitcode < 0:
+                _kill(there.values())
 
 
 @contextmanager

@@ -97,6 +97,46 @@ def _sleep_long(unit: int) -> int:
     return unit
 
 
+_DEATH_AT_THE_END = """
+import os, signal, sys, threading, time
+from multiprocessing import active_children
+from kto_data.engine import local
+from kto_data.engine.contract import Work
+
+def names_of(frame):
+    return [] if frame is None else [frame.f_code.co_name, *names_of(frame.f_back)]
+
+def is_waited_for():
+    frames = sys._current_frames().values()
+    return any("join_executor_internals" in name for frame in frames for name in names_of(frame))
+
+if __name__ == "__main__":
+    results = local.run(Work(abs), [-1, -2, -3], jobs=2)
+    found = [next(results) for _ in range(3)]
+    workers = sorted(active_children(), key=lambda worker: worker.pid)
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    end = threading.Thread(target=found.extend, args=(results,))
+    end.start()
+    while not is_waited_for():
+        time.sleep(0.01)
+    os.kill(workers.pop(int(sys.argv[1])).pid, signal.SIGKILL)
+    os.kill(workers[0].pid, signal.SIGCONT)
+    end.join()
+    print(*found)
+"""
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_a_worker_that_dies_when_all_is_done_keeps_nobody_waiting(victim: str, tmp_path: Path) -> None:
+    """One of the two, if it has nothing to do, holds the lock under which the other one would learn that it may go."""
+    script = tmp_path / "death.py"
+    script.write_text(_DEATH_AT_THE_END)
+    command = [sys.executable, str(script), victim]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["1", "2", "3"]
+
+
 def test_a_single_unit_runs_in_this_process() -> None:
     assert list(local.run(Work(_process), [0], jobs=4)) == [os.getpid()]
 
