@@ -5,25 +5,31 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TinyModel, make_image, make_record, write_jsonl
+from forked import started
 from test_preprocess import files_of
 
 from kto_data.cli import main
+from kto_data.errors import ExitCode
 from kto_data.manifest import read_manifest
 
 KTODATA = [sys.executable, "-m", "kto_data"]
 NUM_SHARDS = 8
+NUM_PICTURES = 40
 ROWS_OF_A_SHARD = 5
+BUDGET = ("--image-max-pixels", "1200")
 PARTED = ("--eval-fraction", "0.3", "--contradictions", "majority")
 
 
@@ -31,8 +37,7 @@ def record(number: int, **overrides: Any) -> dict[str, Any]:
     turns = [("user", f"<image>What is in picture {number}?"), ("assistant", f"The number {number}.")]
     return make_record(
         messages=[{"role": role, "content": text} for role, text in turns],
-        images=[f"{number % 3}.png"],
-        **{"label": number % 2 == 0, **overrides},
+        **{"images": [f"{number % 3}.png"], "label": number % 2 == 0, **overrides},
     )
 
 
@@ -139,55 +144,87 @@ def wait_until_built(number: int, cache: Path, is_running: Callable[[], bool]) -
         time.sleep(0.002)
 
 
+def workers_of(pid: int) -> list[int]:
+    """The processes that a process has started and that are still there."""
+    with suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def number_of(victim: str, pid: int) -> int:
+    """The number by which a run, its group or one of its workers can be signalled; 0 where that is not there yet."""
+    if victim == "all":
+        return -pid if os.getpgid(pid) == pid else 0
+    if victim == "child":
+        return workers_of(pid)[-1] if workers_of(pid) else 0
+    return pid
+
+
+def is_killed(run: ForkServerProcess, victim: str) -> bool:
+    """Kill so much of a run; whether it was not done before."""
+    assert run.pid is not None
+    with suppress(ProcessLookupError):
+        while run.is_alive() and not number_of(victim, run.pid):
+            time.sleep(0.001)
+        if run.is_alive() and (number := number_of(victim, run.pid)):
+            os.kill(number, signal.SIGKILL)
+    run.join()
+    assert run.exitcode in (0, ExitCode.USAGE if victim == "child" else -signal.SIGKILL)
+    return run.exitcode != 0
+
+
+@pytest.mark.parametrize(
+    ("jobs", "victims", "packing"),
+    [("1", ["parent"], ()), ("2", ["parent", "child", "all"], ("--pack-images", "resized", *BUDGET))],
+    ids=["one job", "two jobs, images packed"],
+)
 def test_a_run_killed_at_any_moment_is_gone_on_with_to_the_same_bytes(
-    command: list[str], again: Again, data: Path, tmp_path: Path
+    command: list[str],
+    again: Again,
+    data: Path,
+    tmp_path: Path,
+    jobs: str,
+    victims: list[str],
+    packing: tuple[str, ...],
 ) -> None:
     """Twenty runs one after the other, killed in the first pass and in the second; then one is left alone."""
-    write_jsonl(data, [record(number) for number in range(600)])
-    again(*PARTED, cache="undisturbed")
-    cache, chance, progress = tmp_path / "cache", random.Random(4), [0]
-    arguments = [*command, *PARTED, "--output", str(cache), "--quiet"]
-    server = get_context("forkserver")
-    server.set_forkserver_preload(["kto_data.preprocess", "transformers.models.auto.processing_auto"])
-    for _ in range(20):
-        # Of a process that has transformers loaded: its import is most of a run, and no moment of interest.
-        run = server.Process(target=main, args=(arguments,))
-        run.start()
-        wait_until_built(progress[-1] + chance.randrange(20), cache, run.is_alive)
+    for number in range(NUM_PICTURES):
+        make_image(data.with_name(f"{number}.png"), noise_seed=number)
+    num_rows = 4 * NUM_PICTURES
+    write_jsonl(data, [record(number, images=[f"{number % NUM_PICTURES}.png"]) for number in range(num_rows)])
+    options = (*PARTED, *packing, "--quiet")
+    again(*options, cache="undisturbed")
+    cache, chance = tmp_path / "cache", random.Random(4)
+    history: list[tuple[str, int]] = []  # of each kill, the victim and how much was built
+    while len(history) < 20:
+        if (cache / "manifest.json").exists():  # the last run was done before its moment came
+            shutil.rmtree(cache)
+        run = started([*command[:-1], jobs, *options, "--output", str(cache)])
+        wait_until_built(num_built(cache) + chance.randrange(6), cache, run.is_alive)
         time.sleep(chance.random() * 0.01)
-        run.kill()
-        run.join()
-        assert run.exitcode == -signal.SIGKILL
-        progress.append(num_built(cache))
-    assert progress == sorted(progress)
-    assert 0 < sum(number < 600 / ROWS_OF_A_SHARD for number in progress) < 20
-    assert again(*PARTED, "--quiet") == ""
-    assert files_of(cache) == files_of(tmp_path / "undisturbed")
+        victim = chance.choice(victims)
+        if is_killed(run, victim):
+            wait_for_the_lock(cache)
+            history.append((victim, num_built(cache)))
+    assert 0 < sum(number < num_rows / ROWS_OF_A_SHARD for _, number in history) < 20, history
+    again(*options)
+    assert files_of(cache) == files_of(tmp_path / "undisturbed"), history
+    assert not (cache / ".building").exists()
 
 
-def kill(process: subprocess.Popen[bytes], victim: str) -> None:
-    if victim == "all":
-        os.killpg(process.pid, signal.SIGKILL)
-    elif victim == "parent":
-        process.kill()
-    else:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        os.kill(int(worker), signal.SIGKILL)
-
-
-def test_no_process_is_one_that_must_not_be_killed(
+def test_a_run_whose_workers_are_spawned_is_gone_on_with_too(
     command: list[str], again: Again, data: Path, tmp_path: Path
 ) -> None:
-    write_jsonl(data, [record(number) for number in range(600)])
+    write_jsonl(data, [record(number) for number in range(60 * ROWS_OF_A_SHARD)])
     again(*PARTED, cache="undisturbed")
     cache = tmp_path / "cache"
-    # The first 120 are keys: one is killed in the first pass, two in the second.
-    for victim, moment in (("parent", 3), ("child", 125), ("all", 130)):
+    # The first 60 are keys: one is killed in the first pass, one in the second.
+    for victim, moment in (("parent", 3), ("child", 65)):
         parallel = [*KTODATA, *command[:-1], "2", *PARTED, "--output", str(cache), "--quiet"]
-        with subprocess.Popen(parallel, start_new_session=True, stderr=subprocess.PIPE) as run:
+        with subprocess.Popen(parallel, stderr=subprocess.PIPE) as run:
             wait_until_built(max(moment, num_built(cache) + 3), cache, lambda: run.poll() is None)
-            kill(run, victim)
+            spawned = (pid for pid in workers_of(run.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+            os.kill(next(spawned) if victim == "child" else run.pid, signal.SIGKILL)
             assert run.stderr is not None
             said = run.stderr.read().decode()
         assert run.returncode == (2 if victim == "child" else -signal.SIGKILL)
