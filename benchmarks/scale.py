@@ -1,12 +1,13 @@
 """What grows with the number of rows, and what must not: `validate` and `preprocess` on few rows and on many.
 
-    python -m benchmarks.scale [--rows 100000] [--times 10] [--commands validate,preprocess] [--engines local,ray]
+    python -m benchmarks.scale [--rows 100000] [--times 10] [--repeated 0] [--commands validate,preprocess]
+                               [--engines local,ray]
 
 Each command is a whole process, with two jobs. A third of the rows have an image, of which there are a few, named again
-and again. Printed are rates, memory and bytes written of the many rows as ratios to those of the few, and Ray's time as
-a ratio to that of processes. Memory is what processes have for themselves (`RssAnon`), looked at ten times a second:
-pages of files, which the system takes back when it needs them, are left out. The tiny model that rows are preprocessed
-for is made anew.
+and again. Of the rows `--repeated` is the share that say what an earlier one said. Printed are rates, memory and bytes
+written of the many rows as ratios to those of the few, and Ray's time as a ratio to that of processes. Memory is what
+processes have for themselves (`RssAnon`), looked at ten times a second: pages of files, which the system takes back
+when it needs them, are left out. The tiny model that rows are preprocessed for is made anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--repeated", type=float, default=0.0)
     parser.add_argument("--commands", default="validate,preprocess")
     parser.add_argument("--engines", default="local,ray")
     parser.add_argument("--eval-fraction", default="", help="let `preprocess` look at all rows together first")
@@ -65,7 +68,7 @@ def main() -> int:
         folder = Path(scratch)
         model = tiny_model(folder / "model")
         few, many = options.rows, options.rows * options.times
-        data = {count: make_rows(folder / f"rows-{count}.jsonl", count) for count in (few, many)}
+        data = {count: make_rows(folder / f"rows-{count}.jsonl", count, options.repeated) for count in (few, many)}
         more = ["--eval-fraction", options.eval_fraction] if options.eval_fraction else []
         for command in options.commands.split(","):
             costs = {}
@@ -102,15 +105,21 @@ def show(command: str, engine: str, few: int, many: int, costs: dict[tuple[str, 
     sys.stdout.flush()
 
 
-def make_rows(path: Path, count: int) -> Path:
-    """JSON lines, no two alike; every third row has an image."""
+def make_rows(path: Path, count: int, repeated: float = 0.0) -> Path:
+    """JSON lines, of which a share repeats an earlier one; every third of the others has an image."""
     draw = random.Random(0)
     for number in range(NUM_IMAGES):
         image = path.with_name(f"{number}.jpg")
         if not image.exists():
             draw_photo(image, number, (200, 320), (200, 320))
     with path.open("w") as file:
-        file.writelines(lines(count, draw))
+        recent = deque[str](maxlen=1000)
+        for line in lines(count, draw):
+            if repeated and recent and draw.random() < repeated:
+                line = draw.choice(recent)
+            else:
+                recent.append(line)
+            file.write(line)
     return path
 
 
