@@ -67,6 +67,30 @@ def test_a_source_that_decides_the_label_is_pointed_out() -> None:
     assert f"  model{'':<19}{'0':>12}{'20':>13}  {'░' * 24}" in lines_of(report)
 
 
+def test_that_each_model_has_one_label_is_said_at_a_glance_in_every_format() -> None:
+    """Answers of six models to the same questions about pictures; three are called good, and say more."""
+    rows = []
+    for question in range(80):
+        for model in range(6):
+            is_good, gives_up = model % 2 == 0, model == 1 and question % 3 == 0
+            answer = f"{question} by {model}: " + "word " * (question % 20 + 12 * is_good)
+            said = record(
+                f"<image>What is {question}?", "I do not know." if gives_up else answer, is_good,
+                source=f"model-{model}", images=["a.png"],
+            )  # fmt: skip
+            rows.append(said)
+    report = report_on(train=tally_of(*rows, images=(ImageRef("a.png", "f" * 64, 10, 10, num_tokens=1),)))
+    first, second, third = report.remarks
+    assert first.text == "the source alone tells the label (AUC 1.00): each of the 6 sources has one label only"
+    assert second.text.startswith("the completion length alone tells much of the label (AUC 0.93)")
+    assert third.text.startswith("answers repeat: 27 rows (6%) have a completion that another one has too")
+    text = {name: unescape(render(report)) for name, render in FORMATS.items()}
+    assert all(first.text in " ".join(written.split()) for written in text.values())
+    assert "  source 1.00, completion length 0.93" in text["full"]
+    assert text["markdown"].index(first.text) < text["markdown"].index("Weights") < 600
+    assert text["html"].index(first.text) < text["html"].index("model-0")
+
+
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=2, max_size=40))
 def test_auc_is_the_share_of_pairs_in_order(lengths: list[tuple[int, bool]]) -> None:
     report = report_of(*(record(str(i), "x" * n, label) for i, (n, label) in enumerate(lengths)))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
-from conftest import TinyModel, make_image
+from conftest import TinyModel, make_image, make_record, write_jsonl
 from conversations import CONVERSATIONS, SIZES, assistant, ids_of_trl, sample, texts_of_trl, user
 from PIL import Image, ImageOps
 
-from kto_data.encode import Encoded, Encoder, Refused
+from kto_data.choices import PackImages
+from kto_data.cli import main
+from kto_data.decode import decode
+from kto_data.encode import Encoded, Encoder, ImageRef, Refused
 from kto_data.errors import ModelError
-from kto_data.image import ImageCheck, probe
+from kto_data.image import ImageCheck, from_pixels, load_for_training, probe
+from kto_data.packing import packed_name
 from kto_data.processor import Processor, load_processor
+from kto_data.shard import CachedRow, read_rows, write_shard
+from kto_data.template import Rendered
 
 ODD_SIZES = [(1, 1), (2, 2), (200, 1), (1, 200), (201, 1), (1, 201), (600, 3), (300, 300), (1000, 600), (13, 500)]
 """No pixel to speak of, longer than any model likes, and beyond every grid of tiles."""
@@ -72,6 +79,55 @@ def test_ids_do_not_depend_on_the_order_of_the_sizes_met(vision_processor: Proce
     there = Encoder(vision_processor).encode(samples)
     back = Encoder(fresh).encode(samples[::-1])
     assert there == back[::-1]
+
+
+def test_rows_are_decoded_to_what_the_template_wrote_with_each_image_in_its_place(
+    vision_processor: Processor, tmp_path: Path
+) -> None:
+    samples = [sample(messages) for name, messages in CONVERSATIONS.items() if name != "white space"]
+    for item, answer in zip(samples, Encoder(vision_processor).encode(samples), strict=True):
+        assert isinstance(answer, Encoded), answer
+        write_shard(tmp_path, "shard.arrow", [CachedRow(answer, True, "data.jsonl", 1, None)])
+        (row,) = read_rows(tmp_path / "shard.arrow")
+        decoded = decode(vision_processor, row.encoded)
+        pieces = [*decoded.prompt, *decoded.completion]
+        spans = [piece for piece in pieces if piece.image is not None]
+        assert [piece.image for piece in spans] == list(answer.images)
+        for piece, image in zip(spans, answer.images, strict=True):
+            span = vision_processor.image_span((image.width, image.height), len(answer.images))
+            assert piece.text == span.replacement
+        (rendered,) = vision_processor.render([item.record])
+        assert isinstance(rendered, Rendered)
+        signs = (vision_processor.image_token if piece.image else piece.text for piece in pieces)
+        assert "".join(signs) == rendered.whole
+        assert "".join(piece.text for piece in decoded.completion) == rendered.split()[1]
+
+
+def test_packed_images_have_the_ids_that_their_rows_had_unpacked(vision_processor: Processor, tmp_path: Path) -> None:
+    make_image(tmp_path / "wide.png", 150, 70, noise_seed=1)
+    make_image(tmp_path / "turned.jpg", 160, 90, noise_seed=2, orientation=6)
+    make_image(tmp_path / "small.png", 40, 30, noise_seed=3)
+    names = {"one image": ["wide.png"], "two images": ["turned.jpg", "small.png"], "text only": []}
+    records = [make_record(messages=CONVERSATIONS[name], images=images) for name, images in names.items()]
+    data = write_jsonl(tmp_path / "train.jsonl", records)
+    command = ["preprocess", str(data), "--model", vision_processor.model, "--quiet", "--jobs", "1"]
+    rows = {}
+    for packing in ("none", "original", "resized"):
+        options = ["--output", str(tmp_path / packing), "--pack-images", packing, "--image-max-pixels", "5000"]
+        assert main([*command, *options]) == 0
+        rows[packing] = list(read_rows(tmp_path / packing / "train" / "shard-00000.arrow"))
+    assert rows["none"] == rows["original"] == rows["resized"]
+    for packing in ("original", "resized"):
+        for row, name in zip(rows[packing], names, strict=True):
+            pictures = [pixels_of(tmp_path / packing / "images", image, packing) for image in row.encoded.images]
+            expected = ids_of_trl(vision_processor, sample(CONVERSATIONS[name]), pictures)
+            assert (row.encoded.prompt_ids, row.encoded.completion_ids) == expected
+
+
+def pixels_of(packed: Path, image: ImageRef, packing: PackImages) -> Image.Image:
+    """What a training is given of a packed image."""
+    content = (packed / packed_name(image, packing)).read_bytes()
+    return from_pixels(content) or load_for_training(BytesIO(content), (image.width, image.height))
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "description": "How it is.", "parameters": {}}}

@@ -217,6 +217,24 @@ def test_rows_too_long_stop_the_run_unless_asked_otherwise(run: Run, mixed: Path
     assert manifest.splits["train"].max_num_tokens <= 60
 
 
+def test_completions_that_lose_their_tail_are_counted_by_label_and_told(
+    run: Run, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [(True, 1), (False, 1), (True, 90), (False, 80), (True, 70), (None, 60)]  # one of them cannot be read
+    rows = [text_record("word " * length, label="?" if label is None else label) for label, length in answers]
+    options = ["--max-length", "100", "--too-long", "truncate-completion", "--invalid", "drop"]
+    assert run(write_jsonl(tmp_path / "train.jsonl", rows), *options) == 0
+    manifest = read_manifest(cache)
+    assert manifest.splits["train"].counts.truncated_by_label == {"false": 1, "true": 2}
+    assert [row["num_tokens"] for row in rows_of(cache)][2:] == [100] * 3
+    told = "3 completions lost the tail (2 desirable, 1 undesirable): an answer without its end is taught as one"
+    report = json.loads((cache / "report.json").read_bytes())
+    assert {"kind": "truncated", "split": "train", "text": told} in report["remarks"]
+    assert told in " ".join(capsys.readouterr().out.split())
+    for name in ("report.md", "report.html"):
+        assert told in (cache / name).read_text(encoding="utf-8")
+
+
 def test_an_eval_split_is_made_of_its_own_files(run: Run, mixed: Path, tmp_path: Path, cache: Path) -> None:
     evaluation = write_jsonl(tmp_path / "eval.jsonl", [text_record("held out", label=False)])
     assert run(mixed, "--eval-data", str(evaluation)) == 0
