@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars
 import pytest
-from conftest import TinyModel, make_image, make_record, write_jsonl
+from conftest import TinyModel, make_record, write_jsonl
 from datasets import load_from_disk
-from object_store import Store
+from object_store import BUCKET, Store, objects
 from torch.utils.data import DataLoader
 
 from kto_data import remote_image, storage
@@ -30,52 +30,7 @@ from kto_data.opening import open_source
 from kto_train import load_cache
 from kto_train.images import ImageFiles
 
-BUCKET = "s3://bucket"
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    store = Store()
-    yield store
-    store.stop()
-
-
-@pytest.fixture
-def s3(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The file system of an empty bucket, for this process and those it starts; nothing else is where users have it."""
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    system = store.empty_bucket()
-    yield system
-    store.spoil = lambda method, path: ""
-    system.clear_instance_cache()
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Twelve rows, with and without images; two of the images lie twice under other names."""
-    folder = tmp_path / "data"
-    rows = []
-    for i in range(12):
-        images = [] if i % 4 == 3 else [f"images/{i % 5}.png"]
-        text = "<image>What is it?" if images else "What is it?"
-        messages = [{"role": "user", "content": text}, {"role": "assistant", "content": f"Shape {i}."}]
-        rows.append(make_record(messages=messages, images=images, label=i % 2 == 0, id=i))
-    for i in range(5):
-        make_image(folder / f"images/{i}.png", 60 + 10 * (i % 3), 50, noise_seed=i % 3)
-    return write_jsonl(folder / "train.jsonl", rows)
-
-
-@pytest.fixture
-def preprocess(tiny_model: TinyModel) -> Callable[..., int]:
-    model = str(tiny_model("llava_next"))
-
-    def preprocess(data: str | Path, output: str | Path, *options: str) -> int:
-        fixed = ["--model", model, "--output", str(output), "--shard-rows", "4", "--jobs", "1", "--quiet"]
-        return main(["preprocess", str(data), *fixed, *options])
-
-    return preprocess
+pytest_plugins = ("store_fixtures",)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -261,10 +216,18 @@ def test_images_are_read_from_a_url_by_forked_loaders(
 
 
 def test_a_killed_upload_is_no_cache_and_the_next_run_goes_on(
-    store: Store, s3: Any, data: Path, preprocess: Callable[..., int], tiny_model: TinyModel
+    store: Store, s3: Any, data: Path, preprocess: Callable[..., int], fixed_options: list[str]
 ) -> None:
-    options = ["--model", str(tiny_model("llava_next")), "--shard-rows", "4", "--jobs", "1"]
-    command = [sys.executable, "-m", "kto_data", "preprocess", str(data), "--output", f"{BUCKET}/killed", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "kto_data",
+        "preprocess",
+        str(data),
+        "--output",
+        f"{BUCKET}/killed",
+        *fixed_options,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     sent: list[str] = []
 
@@ -427,8 +390,3 @@ def test_what_is_no_cache_is_neither_trained_on_nor_written_over(
     s3.pipe("bucket/cache/train/shard-00001.arrow", shard[:-1] + b"!")
     with pytest.raises(CacheError, match=r"shard-00001\.arrow is not the file that the manifest says"):
         load_cache(f"{BUCKET}/cache")
-
-
-def objects(s3: Any, folder: str) -> dict[str, bytes]:
-    start = len(f"bucket/{folder}/")
-    return {path[start:]: s3.cat_file(path) for path in s3.find(f"bucket/{folder}") if not path.endswith("run.json")}
