@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import replace
-from typing import IO
+from typing import IO, cast
 
 from kto_data import storage
 from kto_data.errors import first_line
@@ -50,14 +51,48 @@ def probe(given: str, root: str, check: ImageCheck) -> ImageProbe:
     if check is ImageCheck.OFF:
         return blank
     try:
-        with storage.open_file(url) as (file, num_bytes):
-            return blank if check is ImageCheck.STAT else _look(file, num_bytes, check, blank)
+        with storage.open_file(url) as (remote, num_bytes):
+            if check is ImageCheck.STAT:
+                return blank
+            file = _Watched(remote)
+            found = _look(cast("IO[bytes]", file), num_bytes, check, blank)
+            if file.fault is not None:
+                raise file.fault
+            return found
     except FileNotFoundError:
         return replace(blank, status=ProbeStatus.NOT_FOUND)
     except IsADirectoryError:
         return replace(blank, status=ProbeStatus.NOT_REGULAR, detail="a directory")
     except OSError as error:
         return replace(blank, status=ProbeStatus.IO_ERROR, detail=first_line(error))
+
+
+class _Watched(io.BufferedIOBase):
+    """A file of a server that keeps the first error of reading it: who reads an image takes that for one of the image,
+    or for no metadata, and the image may be sound."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.fault: Exception | None = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            return self._file.read(-1 if size is None else size)
+        except Exception as error:
+            self.fault = self.fault or error
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
 
 
 def _look(file: IO[bytes], num_bytes: int, check: ImageCheck, blank: ImageProbe) -> ImageProbe:
@@ -68,8 +103,6 @@ def _look(file: IO[bytes], num_bytes: int, check: ImageCheck, blank: ImageProbe)
     except NotAnImageError:
         return replace(blank, status=ProbeStatus.UNREADABLE, detail="not an image of a known type")
     except DECODE_ERRORS as error:
-        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
-            raise  # not of Pillow's making
         return replace(blank, status=ProbeStatus.UNREADABLE, detail=first_line(error))
     marker = END_MARKERS.get(header.format)
     if marker is not None:
