@@ -6,6 +6,7 @@ Pillow judges. The formats: ITU-T T.81, annex B; PNG (third edition), sections 5
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -169,6 +170,9 @@ _PNG_LENGTHS = {b"pHYs": 9, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 _MAX_HARMLESS_BYTES = 1 << 16
 _MAX_CHUNKS = 1 << 20
 _TEXT_KEYWORD_BYTES = 16
+_TAIL_BYTES = (1 << 16) + (1 << 12)  # most encoders make chunks of 64 KiB of pixels, or less
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_BEHIND_PIXELS = re.compile(rb"(?=....(?:IDAT|tEXt|zTXt|iTXt|tIME))", re.DOTALL)
 
 
 def _png(head: bytes, read_at: ReadAt) -> HeaderFacts | None:
@@ -213,8 +217,12 @@ def _is_whole(data: bytes, position: int, length: int) -> bool:
     return len(data) >= end and zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
 
 
-def png_says_more_behind_pixels(read_at: ReadAt) -> bool:
-    """Whether a PNG has chunks behind its pixels that may turn it: to read those, Pillow decodes all pixels first."""
+def png_says_more_behind_pixels(read_at: ReadAt, num_bytes: int) -> bool:
+    """Whether a PNG of `num_bytes` has chunks behind its pixels that may turn it: to read those, Pillow decodes all
+    pixels first."""
+    tail = read_at(max(0, num_bytes - _TAIL_BYTES), _TAIL_BYTES)
+    if _ends_in_pixels(tail):  # which spares a look at each chunk of pixels: all of the file, where it is far away
+        return False
     position = len(_PNG_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         chunk = read_at(position, 8)
@@ -227,6 +235,29 @@ def png_says_more_behind_pixels(read_at: ReadAt) -> bool:
     return False
 
 
+def _ends_in_pixels(tail: bytes) -> bool:
+    """Whether it is plain from the end of a PNG that behind its pixels is nothing that may turn it."""
+    end = len(tail) - len(_PNG_END)
+    if not tail.endswith(_PNG_END):
+        return False
+    for match in reversed(list(_BEHIND_PIXELS.finditer(tail))):
+        start = match.start()
+        length, name = _CHUNK.unpack_from(tail, start)
+        if start + 12 + length == end and _is_whole(tail, start, length):
+            if name == b"IDAT":
+                return True
+            if name != b"tIME" and not _is_plain_text(tail[start:]):
+                return False
+            end = start
+    return False
+
+
+def _is_plain_text(chunk: bytes) -> bool:
+    """Whether a chunk of a PNG is one of text that says nothing of how the image lies."""
+    is_text = chunk[4:8] in (b"tEXt", b"zTXt", b"iTXt")
+    return is_text and not chunk.startswith((b"Raw profile type", b"XML:com"), 8)
+
+
 def _says_more_behind_pixels(position: int, read_at: ReadAt) -> bool:
     """The same, from the first chunk of pixels on."""
     for _ in range(_MAX_CHUNKS):
@@ -236,8 +267,7 @@ def _says_more_behind_pixels(position: int, read_at: ReadAt) -> bool:
         length, name = _CHUNK.unpack_from(chunk)
         if name == b"IEND":
             return False
-        is_text = name in (b"tEXt", b"zTXt", b"iTXt") and not chunk.startswith((b"Raw profile type", b"XML:com"), 8)
-        if not is_text and name not in (b"IDAT", b"tIME"):
+        if name not in (b"IDAT", b"tIME") and not _is_plain_text(chunk):
             return True
         position += 12 + length
     return True

@@ -91,7 +91,7 @@ def _open_header(file: IO[bytes], num_bytes: int) -> ImageHeader:
             mode=image.mode,
             width=width,
             height=height,
-            orientation=orientation_of(image, may_decode=not _is_turned_in_front(image, file)),
+            orientation=orientation_of(image, may_decode=not _is_turned_in_front(image, file, num_bytes)),
             has_transparency="A" in image.mode or "transparency" in image.info,
         )
         return upright_header(facts, num_frames=getattr(image, "n_frames", 1), num_bytes=num_bytes)
@@ -105,7 +105,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
 
 
-def _is_turned_in_front(image: Image.Image, file: IO[bytes]) -> bool:
+def _is_turned_in_front(image: Image.Image, file: IO[bytes], num_bytes: int) -> bool:
     """Whether the orientation can be told without the pixels."""
     if image.format != "PNG" or image.width * image.height > BOMB_PIXELS:
         return True
@@ -116,7 +116,7 @@ def _is_turned_in_front(image: Image.Image, file: IO[bytes]) -> bool:
 
     position = file.tell()
     try:
-        return not png_says_more_behind_pixels(read_at)
+        return not png_says_more_behind_pixels(read_at, num_bytes)
     finally:
         file.seek(position)
 

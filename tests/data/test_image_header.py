@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from kto_data.image import read_header
-from kto_data.image_header import HEAD_BYTES, HeaderFacts, read_facts
+from kto_data.image_header import HEAD_BYTES, HeaderFacts, png_says_more_behind_pixels, read_facts
 
 
 def encoded(mode: str = "RGB", format: str = "JPEG", size: tuple[int, int] = (40, 24), **options: Any) -> bytes:
@@ -100,6 +100,35 @@ def test_unusual_files_are_left_to_pillow(data: bytes) -> None:
 def test_a_large_block_before_the_size_is_stepped_over() -> None:
     data = encoded(exif=exif(6, camera="x" * 30_000), icc_profile=b"p" * 60_000)
     assert by_hand(data) == by_pillow(data)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "says_more"),
+    [
+        ([], False),
+        ([(b"tEXt", b"date:create\0today"), (b"tIME", bytes(7)), (b"tEXt", b"date:modify\0IDAT")], False),
+        ([(b"eXIf", exif(6)[6:])], True),
+        ([(b"eXIf", exif(6)[6:]), (b"tEXt", b"date:create\0today")], True),
+        ([(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")], True),
+        ([(b"prVt", b"")], True),
+    ],
+    ids=["nothing", "texts and a time", "a turn", "a turn and a text", "XMP", "something else"],
+)
+def test_what_stands_behind_the_pixels_of_a_large_png_is_told_from_its_end(
+    chunks: list[tuple[bytes, bytes]], says_more: bool
+) -> None:
+    data = encoded(format="PNG", size=(700, 500), compress_level=1)
+    for name, content in chunks:
+        data = behind_pixels(data, name, content)
+    read: list[int] = []
+
+    def read_at(offset: int, count: int) -> bytes:
+        read.append(offset)
+        return data[offset : offset + count]
+
+    assert png_says_more_behind_pixels(read_at, len(data)) is says_more
+    assert len(read) == 1 or says_more
+    assert data.count(b"IDAT") > 3
 
 
 def changes(data: bytes) -> Iterator[st.SearchStrategy[bytes]]:
