@@ -22,6 +22,10 @@ _PACKAGES = {
     "smb": "smbprotocol",
 }
 """What has to be installed for a protocol, besides fsspec."""
+_S3 = ("s3", "s3a")
+_CONNECTIONS = 64  # to an S3 store, at most: its library has ten unless told, fewer than we have requests at a time
+_PART_BYTES = 8 << 20  # of a file that S3 gets in parts; ten of them are held in memory
+_MOST_PARTS = 10_000
 
 
 def protocol_of(url: str) -> str:
@@ -62,6 +66,43 @@ def url_of(system: AbstractFileSystem, name: str, near: str) -> str:
     return str(system.unstrip_protocol(name))
 
 
+def in_parts(url: str, num_bytes: int) -> dict[str, int]:
+    """What `put_file` is told besides of a file of `num_bytes`, so that little of a large one is held in memory."""
+    return {"chunksize": max(_PART_BYTES, -(-num_bytes // _MOST_PARTS))} if protocol_of(url) in _S3 else {}
+
+
+def drop_unfinished(url: str) -> None:
+    """Have the store forget what came of files below the folder at `url` before their uploads were cut off.
+
+    S3 keeps it until then: nobody sees a file, and each part costs what it would cost in one. Elsewhere there is
+    nothing to do. Raises OSError.
+    """
+    if protocol_of(url) not in _S3:
+        return
+    with speaking(url.rstrip("/")) as (system, path):
+        bucket, folder, _ = system.split_path(path)
+        asked = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+        is_more = True
+        while is_more:
+            found = system.call_s3("list_multipart_uploads", **asked)
+            for upload in found.get("Uploads", ()):
+                system.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+            if is_more := found.get("IsTruncated", False):
+                asked |= {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
+
+
+def _settings(url: str, kind: type[AbstractFileSystem]) -> dict[str, Any]:
+    """What a file system is made with: what the URL says, and what we need where the user has not set it."""
+    from fsspec.config import apply_config
+
+    # What lies at a URL may change while we run, so no listing is kept.
+    settings: dict[str, Any] = {**kind._get_kwargs_from_urls(url), "use_listings_cache": False}
+    if protocol_of(url) in _S3:
+        users = apply_config(kind, {}).get("config_kwargs", {})
+        settings["config_kwargs"] = {"max_pool_connections": _CONNECTIONS, **users}
+    return settings
+
+
 def _system(url: str) -> AbstractFileSystem:
     import fsspec
 
@@ -79,9 +120,8 @@ def _system(url: str) -> AbstractFileSystem:
             f"unknown protocol {protocol}://", hint="known are s3://, gs://, https:// and others of fsspec"
         ) from None
     try:
-        # fsspec keeps the instance, and makes another one after a fork, which the first would not survive. What lies
-        # at a URL may change while we run, so no listing is kept.
-        system: AbstractFileSystem = kind(**kind._get_kwargs_from_urls(url), use_listings_cache=False)
+        # fsspec keeps the instance, and makes another one after a fork, which the first would not survive.
+        system: AbstractFileSystem = kind(**_settings(url, kind))
     except (TypeError, ValueError) as error:  # it wants to be told more
         raise UsageError(
             f"{protocol}:// cannot be used: {first_line(error)}",

@@ -78,7 +78,8 @@ def preprocess(settings: PreprocessSettings, progress: Progress) -> Result:
     processor = build.load(settings.build)
     if settings.is_read_once:
         settings = replace(settings, build=replace(settings.build, fast_after=None))
-    with output_lock(settings.output), claimed(settings.url, settings.output) if settings.url else nullcontext():
+    claim = claimed(settings.url, settings.output) if settings.url else nullcontext()
+    with output_lock(settings.output, settings.url), claim:
         # Whatever ends the run, what is built stays there for the next one.
         building = settings.output / BUILDING_NAME
         if not settings.resume:

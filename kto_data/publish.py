@@ -55,8 +55,8 @@ def is_whole(output: Path, reports: Mapping[str, bytes]) -> bool:
 
 
 @contextmanager
-def output_lock(output: Path) -> Iterator[None]:
-    """Hold the output folder, made if it is missing, against a second run.
+def output_lock(output: Path, url: str = "") -> Iterator[None]:
+    """Hold the output folder, made if it is missing, against a second run; `url`: where its cache is to go, if to one.
 
     Raises `UsageError` when another run holds it, or it holds something that is not a cache.
     """
@@ -78,6 +78,6 @@ def output_lock(output: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"another run is writing {output}", hint="wait for it to end, or give --output another folder"
+                f"another run is writing {url or output}", hint="wait for it to end, or give --output another place"
             ) from None
         yield

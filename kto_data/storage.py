@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
-from kto_data.filesystem import file_info, protocol_of, speaking, url_of
+from kto_data.filesystem import file_info, in_parts, protocol_of, speaking, url_of
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _COPY_BYTES = 1 << 20
@@ -188,7 +188,7 @@ def upload(path: str, url: str) -> FileState:
     with speaking(url) as (system, remote):
         if _is_local(url):
             system.makedirs(posixpath.dirname(remote), exist_ok=True)
-        system.put_file(path, remote)
+        system.put_file(path, remote, **in_parts(url, os.path.getsize(path)))
         system.invalidate_cache()
         return _state(system.info(remote))
 
@@ -235,9 +235,12 @@ def create(url: str, content: bytes) -> None:
                 system.makedirs(posixpath.dirname(path), exist_ok=True)
             system.pipe_file(path, content, mode="create")
         except FileExistsError:
-            # An answer that was lost on its way makes the implementation ask again, and then meet its own file.
-            if system.cat_file(path) != content:
-                raise FileExistsError(url) from None
+            # An answer that was lost on its way makes the implementation ask again, and then meet its own file. That of
+            # somebody else may have gone by now.
+            with suppress(FileNotFoundError):
+                if system.cat_file(path) == content:
+                    return
+            raise FileExistsError(url) from None
 
 
 def remove(url: str) -> None:

@@ -23,6 +23,7 @@ from typing import Protocol
 from kto_data import depot, storage
 from kto_data.depot import Contents, reaching
 from kto_data.errors import InputError, UsageError
+from kto_data.filesystem import drop_unfinished
 from kto_data.manifest import MANIFEST_NAME, Shard, read_manifest
 from kto_data.packing import IMAGES_NAME, is_packed
 from kto_data.publish import OWN_NAMES
@@ -34,7 +35,7 @@ CLAIM_NAME = ".writing"
 _CLAIM = "claim"  # beside the work folder: what our claim says
 _SENT = "sent"  # the same: which files were sent, and their state there
 _LARGE_BYTES = 1 << 23
-_LARGE_AT_ONCE = 4  # each is held in memory while it is sent
+_LARGE_AT_ONCE = 4  # of each some parts are held in memory while it is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,17 @@ def claimed(url: str, work: Path) -> Iterator[None]:
             storage.create(claim, content)
         except FileExistsError:
             raise UsageError(
-                f"another run is writing {url}: {storage.read_bytes(claim).decode(errors='replace').strip()}",
+                f"another run is writing {url}{_written_in(claim)}",
                 hint=f"wait for it to end; if it was killed and its machine is gone, remove {claim}",
             ) from None
+    with suppress(OSError):  # of those who may write, not all may list: then a rule of the bucket has to clear it
+        drop_unfinished(url)
     try:
         yield
     finally:
         with suppress(OSError):  # then the next run from here takes it up
-            storage.remove(claim)
+            if storage.read_bytes(claim) == content:  # or somebody has removed ours, and another run holds the place
+                storage.remove(claim)
 
 
 def upload_cache(work: Path, url: str, contents: Contents) -> Uploaded:
@@ -254,6 +258,14 @@ def _refuse_others(url: str) -> None:
         raise UsageError(
             f"{url} is not empty and holds no cache (for one, {others[0]!r})", hint="give --output a new place"
         )
+
+
+def _written_in(claim: str) -> str:
+    """What the claim of another run says of it; nothing where it has just ended."""
+    try:
+        return f": {storage.read_bytes(claim).decode(errors='replace').strip()}"
+    except FileNotFoundError:
+        return ""
 
 
 def _our_claim(work: Path) -> bytes:
