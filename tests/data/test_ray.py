@@ -6,6 +6,7 @@ The cluster is a real one of two nodes with a processor each, both of them on th
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import pytest
 import ray
 from conftest import TinyModel, make_image, make_record, write_jsonl
 from deadly import NOWHERE, ChangedEngine, Deadly, DeadlyEngine, DistantEngine, KilledLate, Stranded
-from object_store import Store
+from object_store import Fault, Store
 from ray.cluster_utils import Cluster
 from test_preprocess import files_of
 
@@ -77,8 +78,10 @@ def store() -> Iterator[Store]:
 def cluster(ray_folder: Path, store: Store) -> Iterator[Cluster]:
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
     head = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
-    cluster.add_node(**node)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(ray_folder))  # of the nodes' processes
+        cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
+        cluster.add_node(**node)
     yield cluster
     cluster.shutdown()
 
@@ -210,7 +213,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(folder / "data.jsonl", rows)
 
 
-def options(data: Path, model: Path, cache: Path) -> list[str]:
+def options(data: Path | str, model: Path, cache: Path | str) -> list[str]:
     asked = ["--invalid", "drop", "--eval-fraction", "0.3", "--contradictions", "drop", "--pack-images", "original"]
     return ["preprocess", str(data), "--model", str(model), "--output", str(cache), *SHARDS, *asked, "--quiet"]
 
@@ -367,7 +370,7 @@ def test_a_store_that_is_busy_cuts_uploads_and_goes_away_costs_nodes_no_more_tha
 ) -> None:
     asked: Counter[str] = Counter()
 
-    def spoil(method: str, path: str) -> Literal["", "busy", "cut"]:
+    def spoil(method: str, path: str) -> Fault:
         if method != "PUT" or not path.startswith("/bucket/cache/"):
             return ""
         if sum(name.startswith("/bucket/cache/.building/") for name in asked) == 6:
@@ -452,6 +455,51 @@ def test_a_driver_that_is_killed_leaves_what_the_next_one_goes_on_from(
     assert main([*options(data, model, cache), "--jobs", "1"]) == 0
     assert files_of(cache) == expected
     assert not list(cache.rglob("*.tmp"))
+
+
+def at_urls(model: Path, name: str) -> list[str]:
+    """The command from the bucket to a place in it, but for where it runs."""
+    return options("s3://bucket/data/data.jsonl", model, f"s3://bucket/{name}")
+
+
+def test_a_driver_that_is_killed_with_its_cache_at_a_url_leaves_what_the_next_one_goes_on_from(
+    cluster: Cluster, store: Store, s3: Any, model: Path, ray_folder: Path
+) -> None:
+    command = [*KTODATA, *at_urls(model, "cache"), "--engine", "ray", "--ray-address", cluster.address]
+    sent: list[str] = []
+
+    def kill(method: str, path: str) -> Fault:
+        """While the sixth shard is on its way."""
+        if method == "PUT" and path.startswith("/bucket/cache/.building/"):
+            sent.append(path)
+            if len(sent) == 6:
+                run.kill()
+        return ""
+
+    store.spoil = kill
+    with subprocess.Popen(command) as run:
+        pass
+    assert run.returncode == -signal.SIGKILL
+    assert "manifest.json" not in objects(s3, "cache")
+
+    before, store.spoil = set(sent), lambda method, path: sent.append(path) or "" if method == "PUT" else ""
+    sent.clear()
+    command.remove("--quiet")
+    done = subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert int(re.findall(r"(\d+) of 16 shards were done already", done.stderr)[0]) >= 4, "two were under way"
+    assert len(before.intersection(sent)) <= 2
+    assert main([*at_urls(model, "anew"), "--jobs", "1"]) == 0
+    assert objects(s3, "cache") == objects(s3, "anew")
+    assert not [left for left in ray_folder.glob("kto*-*") if "-ray-" not in left.name]
+
+
+def test_a_ray_of_its_own_makes_and_finds_at_urls_what_one_process_does(s3: Any, model: Path) -> None:
+    own_ray = ["--engine", "ray", "--jobs", "2"]
+    subprocess.run([*KTODATA, *at_urls(model, "cache"), *own_ray], check=True)
+    assert main([*at_urls(model, "anew"), "--jobs", "1"]) == 0
+    assert objects(s3, "cache") == objects(s3, "anew")
+    arguments = ["validate", "s3://bucket/data/data.jsonl", "--output-format", "json", "--quiet"]
+    assert report([*arguments, *own_ray]) == report([*arguments, "--jobs", "1"])
 
 
 def report(arguments: list[str]) -> dict[str, Any]:
