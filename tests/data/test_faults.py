@@ -1,7 +1,4 @@
-"""A full disk, and a folder that may not be written to: one line, exit code 2, and the next run as if nothing was.
-
-Each run is a process of its own, forked from one that has the libraries loaded: their import is most of a short run.
-"""
+"""A full disk, and a folder that may not be written to: one line, exit code 2, and the next run as if nothing was."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TinyModel, make_image, make_record, write_jsonl
+from forked import fork_workers, forking_server
 from test_preprocess import files_of
 
 from kto_data import assemble
@@ -27,7 +24,6 @@ from kto_data import publish as publishing
 from kto_data.cli import main
 from kto_data.errors import ExitCode
 
-PRELOADED = ["kto_data.preprocess", "transformers.models.auto.processing_auto"]
 _CAPABILITIES_V3 = 0x20080522
 
 
@@ -40,6 +36,19 @@ def no_privileges(_: int = 0) -> None:
     """From here on permissions bind, even the superuser."""
     header, no_capability = struct.pack("Ii", _CAPABILITIES_V3, 0), bytes(24)
     assert ctypes.CDLL(None, use_errno=True).capset(header, no_capability) == 0, os.strerror(ctypes.get_errno())
+
+
+def permission_lost(step: int) -> None:
+    """From here on permissions bind, and the folder of the file that a process has written so maniest is read-only."""
+    no_privileges()
+    replace, written = os.replace, itertools.count(1)
+
+    def replace_and_lock(source: Path, target: Path) -> None:
+        replace(source, target)
+        if next(written) == step:
+            target.parent.chmod(0o500)
+
+    os.replace = replace_and_lock  # type: ignore[assignment]
 
 
 def killed_while_publishing(step: int) -> None:
@@ -67,6 +76,7 @@ def in_trouble(arguments: list[str], said: Path, trouble: Callable[[int], None],
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    fork_workers()
     trouble(degree)
     code = main(arguments)
     sys.stdout.flush()
@@ -101,12 +111,10 @@ def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def run(command: list[str], tmp_path: Path) -> Run:
     """Runs the command in a process that is in trouble, and gives its exit code and what it said."""
-    server = get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
 
     def run(trouble: Callable[[int], None], degree: int = 0, *options: str) -> tuple[int, str]:
         arguments = [*command, "--output", str(tmp_path / "cache"), *options]
-        process = server.Process(target=in_trouble, args=(arguments, tmp_path / "said", trouble, degree))
+        process = forking_server().Process(target=in_trouble, args=(arguments, tmp_path / "said", trouble, degree))
         process.start()
         process.join()
         assert process.exitcode is not None
@@ -121,8 +129,9 @@ def is_told(said: str) -> bool:
     return what.startswith("ktodata: error: cannot write ") and hint.startswith("ktodata:   try: ") and not more
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_disk_that_is_full_at_any_file_is_told_in_one_line_and_leaves_all_for_the_next_run(
-    run: Run, command: list[str], undisturbed: Path, tmp_path: Path
+    run: Run, command: list[str], undisturbed: Path, tmp_path: Path, jobs: str
 ) -> None:
     def largest(pattern: str) -> int:
         return max(path.stat().st_size for path in undisturbed.glob(pattern))
@@ -130,13 +139,15 @@ def test_a_disk_that_is_full_at_any_file_is_told_in_one_line_and_leaves_all_for_
     kinds = (".units/keys-*", ".units/[0-9a-f]*", "*/*.arrow", "report.json", "rejects.jsonl", "manifest.json")
     cache = tmp_path / "cache"
     for limit in sorted({largest(kind) - 1 for kind in kinds}):
-        code, said = run(small_files_only, limit)
+        code, said = run(small_files_only, limit, "--jobs", jobs)
         assert code == ExitCode.USAGE, said
         assert is_told(said), said
         assert not (cache / "manifest.json").exists()
-        assert not list(cache.rglob("*.tmp"))
+        # A worker that is stopped because another one has failed leaves the file that it is at to the next run.
+        assert jobs != "1" or not list(cache.rglob("*.tmp"))
     assert main([*command, "--output", str(cache)]) == 0
     assert files_of(cache) == files_of(undisturbed)
+    assert not (cache / ".building").exists()
 
 
 @pytest.mark.parametrize("folder", [".", ".building", ".building/.units", ".building/train", ".building/eval"])
@@ -154,6 +165,23 @@ def test_a_folder_that_may_not_be_written_to_is_told_in_one_line(
     (cache / folder).chmod(0o700)
     assert main([*command, "--output", str(cache)]) == 0
     assert files_of(cache) == files_of(undisturbed)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_permission_that_is_lost_meanwhile_is_told_in_one_line_and_leaves_all_for_the_next_run(
+    run: Run, command: list[str], undisturbed: Path, tmp_path: Path, step: int, jobs: str
+) -> None:
+    cache = tmp_path / "cache"
+    code, said = run(permission_lost, step, "--jobs", jobs)
+    assert code == ExitCode.USAGE, said
+    assert is_told(said), said
+    assert not (cache / "manifest.json").exists()
+    for folder in [path for path in cache.rglob("*") if path.is_dir()]:
+        folder.chmod(0o700)
+    assert main([*command, "--output", str(cache)]) == 0
+    assert files_of(cache) == files_of(undisturbed)
+    assert not (cache / ".building").exists()
 
 
 def test_an_earlier_cache_that_may_not_be_replaced_is_told_in_one_line(

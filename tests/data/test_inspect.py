@@ -110,6 +110,15 @@ def test_a_page_shows_the_images_that_are_there(cache: Path, tmp_path: Path) -> 
     assert "\x1b" not in text
 
 
+def test_a_page_shows_each_image_with_its_name_where_it_stands(cache: Path, tmp_path: Path) -> None:
+    page = tmp_path / "rows.html"
+    assert main(["inspect", str(cache), "--row", "0", "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count('src="data:image/jpeg;base64,') == 2
+    places = [text.index(words) for words in ("a.png", "and ", "b.png", "Two.")]
+    assert places == sorted(places)
+
+
 def test_the_cache_moves_with_its_model_and_knows_another_one(
     cache: Path, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

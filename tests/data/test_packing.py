@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TinyModel, make_image, write_jsonl
+from forked import started
 from test_preprocess import files_of, image_record, rejects_of, rows_of, text_record
 
 from kto_data import packing as module
@@ -150,12 +151,19 @@ def test_pixels_that_another_version_has_scaled_are_scaled_again(run: Run, cache
     assert files_of(cache) == before
 
 
-def test_the_number_of_jobs_changes_no_byte(run: Run, tmp_path: Path) -> None:
-    made = []
-    for jobs in ("1", "2"):
-        assert run(*SCALED, "--jobs", jobs, output=tmp_path / jobs) == 0
-        made.append(files_of(tmp_path / jobs))
-    assert made[0] == made[1]
+def test_the_number_of_jobs_changes_no_byte(data: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    names = ["wide.png", "again.png", "turned.jpg", "small.png"]
+    rows = [image_record(names[i % 4], label=i % 3 == 0) for i in range(40)]
+    write_jsonl(data, [*rows, *(text_record(f"no. {i}", label=i % 2 == 0) for i in range(10))])
+    command = ["preprocess", str(data), "--model", str(tiny_model("llava_next")), "--shard-rows", "2", "--quiet"]
+    parted = ["--eval-fraction", "0.4", "--contradictions", "majority", *SCALED]
+    for jobs in ("1", "2", "4"):
+        process = started([*command, *parted, "--jobs", jobs, "--output", str(tmp_path / jobs)])
+        process.join()
+        assert process.exitcode == 0
+    assert set(read_manifest(tmp_path / "1").splits) == {"train", "eval"}
+    assert images_of(tmp_path / "1")
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2") == files_of(tmp_path / "4")
 
 
 def test_what_killed_runs_left_is_neither_taken_for_whole_nor_kept(run: Run, cache: Path, tmp_path: Path) -> None:
