@@ -22,7 +22,7 @@ _AT_LEAST: dict[str, int] = {
 }
 _OPTIM_ARGS = re.compile(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*")
 _ABOVE_ZERO = ("learning_rate", "beta", "num_train_epochs")
-_MEASURED = (
+MEASURED = (
     *("loss", "aux_loss", "kl", "entropy", "num_tokens"),
     *(f"{what}/{label}" for what in ("rewards", "logps", "logits") for label in ("chosen", "rejected")),
     *("rewards/margins", "runtime", "samples_per_second", "steps_per_second"),
@@ -50,8 +50,8 @@ def value_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
 def _metric_problems(kto: Mapping[str, Any]) -> Iterator[Problem]:
     """What the best model is to be known by, which transformers looks for at the first evaluation."""
     key, name = "kto.metric_for_best_model", kto.get("metric_for_best_model")
-    if isinstance(name, str) and name.removeprefix("eval_") not in _MEASURED:
-        yield Problem(key, f"{key} is {name}, which no evaluation measures", f"one of {', '.join(_MEASURED)}")
+    if isinstance(name, str) and name.removeprefix("eval_") not in MEASURED:
+        yield Problem(key, f"{key} is {name}, which no evaluation measures", f"one of {', '.join(MEASURED)}")
     if name is None and kto.get("save_strategy") == "best" and not kto.get("load_best_model_at_end"):
         yield Problem(key, f"kto.save_strategy is best, and no {key} says by what", f"{key}: loss, say")
 
