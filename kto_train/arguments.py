@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -54,6 +56,7 @@ def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: b
             )
         # With `use_cpu`, transformers would not start DeepSpeed.
         settings |= {"use_cpu": config.deepspeed is None, "bf16": False}
+        _meet_without_a_device(config.kto.get("ddp_timeout", KTOConfig.ddp_timeout), config.kto.get("ddp_backend"))
     if has_images:
         settings["dataloader_num_workers"] = max(1, min(4, (os.cpu_count() or 1) // 2))
     settings |= config.kto
@@ -79,6 +82,14 @@ def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: b
         raise ConfigError(f"kto: {error.filename}: {error.strerror}") from None
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"kto: {' '.join(str(error).split())}") from None
+
+
+def _meet_without_a_device(seconds: int, backend: str | None) -> None:
+    """Let the processes of a run on processors find each other within that time, which transformers heeds on devices
+    alone."""
+    is_one_of_several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if is_one_of_several and backend in (None, "gloo") and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
 
 
 def _start_deepspeed_without_a_device() -> None:

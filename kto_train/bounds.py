@@ -19,6 +19,7 @@ _AT_LEAST: dict[str, int] = {
     "dataloader_prefetch_factor": 1,
     "neftune_noise_alpha": 0,
     "ref_model_sync_steps": 1,
+    "ddp_timeout": 1,
 }
 _OPTIM_ARGS = re.compile(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*")
 _ABOVE_ZERO = ("learning_rate", "beta", "num_train_epochs")

@@ -100,9 +100,14 @@ def _by_step(output: Path) -> dict[int, Path]:
     }
 
 
+def is_sealed(checkpoint: Path) -> bool:
+    """Whether a checkpoint was finished; whether it is whole still, only `flaw` tells."""
+    return (checkpoint / LIST_NAME).is_file()
+
+
 def sealed_steps(output: Path) -> list[int]:
-    """The steps of the checkpoints that were finished; whether they are whole still, only `flaw` tells."""
-    return sorted(step for step, path in _by_step(output).items() if (path / LIST_NAME).exists())
+    """The steps of the checkpoints that were finished."""
+    return sorted(step for step, path in _by_step(output).items() if is_sealed(path))
 
 
 def remove_unfinished(output: Path, step: int) -> None:

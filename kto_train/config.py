@@ -63,6 +63,7 @@ RESERVED_KTO_KEYS: dict[str, str] = {
     "dataloader_drop_last": "leave it out: KL groups hold every row",
     "dataloader_in_order": "leave it out: KL groups are trained in their order",
     "parallelism_config": "leave it out: `deepspeed: z3` spreads the weights",
+    "save_on_each_node": "leave it out, and let the machines share `output_dir`: weights are saved by the first alone",
     "remove_unused_columns": "leave it out: the cache has no columns to spare",
     "resume_from_checkpoint": "set `resume` at the top",
     "deepspeed": "set `deepspeed` at the top",

@@ -47,6 +47,17 @@ def told_memory() -> Iterator[None]:
 
 
 @contextmanager
+def told_peers() -> Iterator[None]:
+    """Makes one line of processes that never met, or of which one was lost. Raises `ConfigError`, `LostPeerError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_out_of_reach(error):
+            raise _out_of_reach(error) from None
+        raise
+
+
+@contextmanager
 def told_faults(output: Path) -> Iterator[None]:
     """Makes one line of a full disk, a full device, a package that a setting needs, a process or a data worker that
     was lost, and of what a data worker found wrong.
@@ -55,7 +66,7 @@ def told_faults(output: Path) -> Iterator[None]:
     raised.
     """
     try:
-        with told_memory():
+        with told_memory(), told_peers():
             yield
     except SafetensorError as error:
         raise InputError(f"cannot write to {output}: {first_line(error)}", hint=_AFTER_FULL) from None
@@ -64,8 +75,6 @@ def told_faults(output: Path) -> Iterator[None]:
         what = f"cannot write to {where}" if error.errno in _CANNOT_WRITE else str(where)
         raise InputError(f"{what}: {first_line(error)}", hint=_HINTS.get(error.errno or 0, "")) from None
     except RuntimeError as error:
-        if _is_out_of_reach(error):
-            raise _out_of_reach(error) from None
         if any(words in str(error) for words in _NO_WORKER):
             raise _no_worker(error) from None
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):

@@ -27,6 +27,7 @@ from kto_train.peers import LOST_PEER
 _LOOK_EVERY = 0.2  # seconds between two looks at the processes
 _GRACE = 30.0  # seconds that the others have once one has failed: a rank waits for a lost one in the middle of a step
 _GRACE_TO_SAVE = 1800.0  # the same once one has stopped because it was asked to: the first one may still be saving
+_MEET_SECONDS = 1800  # what `kto.ddp_timeout` is where it is not set
 _TOLD_LINES = 20  # of what a failed process said, where it was not the one that speaks
 
 Say = Callable[[str], None]
@@ -54,6 +55,14 @@ class Machines:
             raise ConfigError(
                 "several machines need to agree on a port", hint="--main-process-port 29500, the same on each machine"
             )
+
+    def told(self, settings: Mapping[str, Any]) -> str:
+        """Where the machines meet, and for how long one waits there."""
+        seconds = (settings.get("kto") or {}).get("ddp_timeout", _MEET_SECONDS)
+        return (
+            f"machine {self.machine_rank} of {self.num_machines}: they meet at "
+            f"{self.main_process_ip}:{self.main_process_port}, and wait for each other {seconds:,} s (kto.ddp_timeout)"
+        )
 
     def environments(self) -> Iterator[dict[str, str]]:
         """The variables of each process of this machine, by which torch finds the others."""
@@ -120,6 +129,8 @@ def launch(settings: Mapping[str, Any], machines: Machines, *, dry_run: bool, sa
     The first process speaks; of another one that failed, the last lines are told. Ctrl-C and SIGTERM are handed on:
     the processes agree on the step after which they save and stop. A second signal ends them at once.
     """
+    if machines.num_machines > 1:
+        say(machines.told(settings))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         config = folder / "train.yaml"

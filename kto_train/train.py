@@ -32,9 +32,9 @@ def run(config: TrainConfig, *, dry_run: bool, say: Any) -> int:
     check_installed()
     if not _is_main_process():
         say = _nothing  # under torchrun, one voice is enough
-    from kto_train.faults import told_memory
+    from kto_train.faults import told_memory, told_peers
 
-    with told_memory():
+    with told_memory(), told_peers():
         plan = make_plan(config)
     for line in plan.lines():
         say(line)
@@ -68,11 +68,13 @@ def _train(plan: Plan, say: Any) -> int:
     from kto_train.monitor import Monitor
     from kto_train.step_rows import StepRows
     from kto_train.stopping import StopSignals
+    from kto_train.together import check_alike, what_is_shared
     from kto_train.watches import Training
 
     config, output, args = plan.config, Path(plan.config.output_dir), plan.args
     record = RunRecord(matters=_matters(plan) if _is_main_process() else {}, about=plan.about())
     with told_faults(output):
+        check_alike(what_is_shared(config, plan.cache.manifest.fingerprint))
         checkpoint = _checkpoint(plan, record, say)
     rows = StepRows(plan.groups, config.seed, args.gradient_accumulation_steps * args.world_size)
     training = Training(beta=args.beta, has_kl=args.loss_type != NO_KL_LOSS)
@@ -153,16 +155,15 @@ def _matters(plan: Plan) -> dict[str, Any]:
 
 def _checkpoint(plan: Plan, record: RunRecord, say: Any) -> Path | None:
     """What is gone on from. The main process looks through the checkpoints, and tells the others."""
-    from accelerate.utils import broadcast_object_list
+    from kto_train.together import agreed_checkpoint
 
-    found: list[Path | None] = [None]
+    found = None
     if _is_main_process():
-        found[0], passed_over = checkpoint_to_resume(plan.config, record.matters)
+        found, passed_over = checkpoint_to_resume(plan.config, record.matters)
         for line in passed_over:
             say(line)
-        _check_steps_are_left(found[0], plan.num_steps)
-    broadcast_object_list(found)
-    return found[0]
+        _check_steps_are_left(found, plan.num_steps)
+    return agreed_checkpoint(found)
 
 
 def _check_steps_are_left(checkpoint: Path | None, num_steps: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import conftest  # noqa: F401  (the environment of the tests)
 import numpy as np
+import pytest
 import torch
 from accelerate import PartialState
 from mixes import MIXES, Mix, compare, make_caches, make_case, make_model
@@ -20,10 +21,13 @@ from test_loss_equality import REFERENCES, Case, assert_equals_stock
 from test_resume import assert_same_run, drawn_cache, trained
 from transformers import TrainerCallback
 
+from kto_data.errors import ConfigError
 from kto_train import load_cache
-from kto_train.checkpoint import flaw
+from kto_train.checkpoint import flaw, seal
+from kto_train.config import TrainConfig
 from kto_train.reference import as_values
 from kto_train.stopping import StopSignals
+from kto_train.together import agreed_checkpoint, check_alike, what_is_shared
 
 RANK = int(os.environ.get("RANK", "0"))
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -70,6 +74,7 @@ def main(folder: Path) -> None:
     check_equality(folder / "qwen2_5_vl", models)
     check_an_unfinished_reference_is_gone_on_with(folder / "reference", models)
     check_a_signal_to_one_rank_stops_both(folder / "stopped", models)
+    check_what_is_not_shared_is_told(folder / "shared")
     for family, lora in RESUMED:
         check_a_resumed_run_ends_where_an_unbroken_one_does(folder, family, lora=lora)
     for family, mix in MIXED:
@@ -133,6 +138,24 @@ def check_a_signal_to_one_rank_stops_both(folder: Path, models: Path) -> None:
     resumed = case.cached("cached")
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same_run(resumed, whole)
+
+
+def check_what_is_not_shared_is_told(folder: Path) -> None:
+    """By every process, since each may be on a machine of its own."""
+    config = TrainConfig(model="m", cache="c", output_dir=f"run{RANK}", kto={"dataloader_num_workers": RANK})
+    check_alike(what_is_shared(config, "1a"))
+    told = r"not have the same settings: kto\.beta is 0\.0 in process 0 and 0\.1 in 1$"
+    with pytest.raises(ConfigError, match=told):
+        check_alike(what_is_shared(config.model_copy(update={"kto": {"beta": RANK / 10}}), "1a"))
+    if RANK == 0:
+        (folder / "checkpoint-2").mkdir(parents=True)
+        seal(folder / "checkpoint-2", 2)
+    PartialState().wait_for_everyone()
+    assert agreed_checkpoint(None) is None
+    assert agreed_checkpoint(folder / "checkpoint-2" if RANK == 0 else None) == folder / "checkpoint-2"
+    os.chdir(folder if RANK == 0 else folder.parent)
+    with pytest.raises(ConfigError, match="cannot be gone on with from checkpoint-2: process 1 does not find it"):
+        agreed_checkpoint(Path("checkpoint-2"))
 
 
 class Signal(TrainerCallback):  # type: ignore[misc]
