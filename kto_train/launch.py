@@ -7,6 +7,7 @@ exit code of the process that failed by itself, and a run that is asked to stop 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ from kto_train.peers import LOST_PEER
 _LOOK_EVERY = 0.2  # seconds between two looks at the processes
 _GRACE = 30.0  # seconds that the others have once one has failed: a rank waits for a lost one in the middle of a step
 _GRACE_TO_SAVE = 1800.0  # the same once one has stopped because it was asked to: the first one may still be saving
+_PORTS = range(20_000, 32_000)  # below those that systems hand out
 _MEET_SECONDS = 1800  # what `kto.ddp_timeout` is where it is not set
 _TOLD_LINES = 20  # of what a failed process said, where it was not the one that speaks
 
@@ -231,7 +233,10 @@ def _handing_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free, and none of those that the system hands out: until a process has loaded what it needs and
+    takes it, another program could be given it."""
+    for port in random.SystemRandom().sample(_PORTS, k=len(_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise ConfigError("no port is free for the processes to find each other", hint="--main-process-port")

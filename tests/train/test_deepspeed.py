@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import zero_memory
 from caches import image_records, make_cache, text_records
 from conftest import TinyModel
 from safetensors.torch import load_file
 from test_launch import command
+from test_train_cli import metrics
 from two_processes import start
 
 from kto_data.cli import main
 from kto_data.errors import ExitCode
 from kto_train.checkpoint import last_whole
+from kto_train.metrics import METRICS_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +69,27 @@ def test_a_model_of_images_is_saved_by_the_names_it_was_read_by(tiny_model: Tiny
     assert main(command(cache, model, tmp_path / "run", *options)) == ExitCode.OK
     saved, read = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", model))
     assert saved.keys() == read.keys()
+
+
+@pytest.mark.parametrize(("stage", "is_lora"), [("z2", True), ("z3", False)])
+def test_a_run_that_is_lost_after_a_save_ends_where_an_unbroken_one_does(
+    stage: str, is_lora: bool, text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """Weights and logs, to the bit; what is left of it is all that was written until its second step."""
+    whole, lost = tmp_path / "whole", tmp_path / "lost"
+    more, weights = (["--lora-rank", "2"], "adapter_model") if is_lora else ([], "model")
+    options = ("--max-steps", "3", "--learning-rate", "1e-3", "--deepspeed", stage, "--set=kto.save_steps=2", *more)
+    assert main(command(text_cache, tiny_model("text"), whole, *options)) == ExitCode.OK
+    shutil.copytree(whole, lost)
+    shutil.rmtree(lost / "checkpoint-3")
+    (lost / f"{weights}.safetensors").unlink()
+    (lost / METRICS_NAME).write_text("".join((whole / METRICS_NAME).read_text().splitlines(keepends=True)[:2]))
+    assert main([*command(text_cache, tiny_model("text"), lost, *options), "--resume", "auto"]) == ExitCode.OK
+    found, expected = (load_file(folder / f"{weights}.safetensors") for folder in (lost, whole))
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+    assert metrics(lost) == metrics(whole)
+    assert [entry["step"] for entry in metrics(lost) if "loss" in entry] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("stage", ["z2", "z3"])

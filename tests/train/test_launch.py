@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,6 +44,17 @@ def test_each_process_is_told_its_place() -> None:
         ("3", "1", "4", "2"),
     ]
     assert {(v["MASTER_ADDR"], v["MASTER_PORT"]) for v in machines.environments()} == {("h", "29500")}
+
+
+def test_a_port_is_chosen_that_is_free_and_that_the_system_gives_to_nobody() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    with socket.socket() as taken:
+        port = launch._free_port()
+        taken.bind(("", port))
+        ports = {launch._free_port() for _ in range(50)}
+    assert port not in ports
+    assert len(ports) > 1
+    assert max(ports) < lowest
 
 
 @pytest.mark.parametrize(
