@@ -120,6 +120,14 @@ def those_among(ordered: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
     return gathered(values[_places(values, wanted)[0]] for values, _ in runs(ordered))
 
 
+def is_among(value: int, wanted: NDArray[Any]) -> bool:
+    """Whether one number is among `wanted`, which are sorted."""
+    import numpy as np
+
+    place = int(np.searchsorted(wanted, np.uint64(value)))
+    return place < len(wanted) and int(wanted[place]) == value
+
+
 def rows_among(values: NDArray[Any], wanted: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """The indices of the values that are among `wanted`, which are sorted, and the place of each there; some at a
     time."""

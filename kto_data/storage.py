@@ -179,6 +179,18 @@ def list_states(folder: str) -> dict[str, FileState]:
         return {name[start:]: _state(info) for name, info in found.items() if name.startswith(f"{path}/")}
 
 
+def list_folder(folder: str) -> tuple[dict[str, FileState], list[str]]:
+    """The files right in the folder at a URL, and the folders in it, by their names; none where it is not there. Raises
+    OSError."""
+    with speaking(folder.rstrip("/")) as (system, path):
+        try:
+            found = {posixpath.basename(info["name"].rstrip("/")): info for info in system.ls(path, detail=True)}
+        except FileNotFoundError:
+            return {}, []
+        folders = [name for name, info in found.items() if info["type"] == "directory"]
+        return {name: _state(info) for name, info in found.items() if name not in folders}, folders
+
+
 def upload(path: str, url: str) -> FileState:
     """Put the file at `path` to `url`, in the place of what is there; the state that it has then.
 

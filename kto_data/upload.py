@@ -14,27 +14,28 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+
+import xxhash
 
 from kto_data import depot, storage
+from kto_data.blockwise import distinct, is_among, numbers_of
+from kto_data.column import Column
+from kto_data.counterpart import Comparison, Origin, Part, is_ours, listed
 from kto_data.depot import Contents, reaching
-from kto_data.errors import InputError, UsageError
+from kto_data.errors import UsageError
 from kto_data.filesystem import drop_unfinished
-from kto_data.manifest import MANIFEST_NAME, Shard, read_manifest
-from kto_data.packing import IMAGES_NAME, is_packed
-from kto_data.publish import OWN_NAMES
+from kto_data.manifest import MANIFEST_NAME
 from kto_data.storage import FileState
-from kto_data.unit import UNITS_NAME
 from kto_data.writing import write_whole
 
 CLAIM_NAME = ".writing"
 _CLAIM = "claim"  # beside the work folder: what our claim says
 _SENT = "sent"  # the same: which files were sent, and their state there
-_LARGE_BYTES = 1 << 23
 _LARGE_AT_ONCE = 4  # of each some parts are held in memory while it is sent
 
 
@@ -94,91 +95,43 @@ def upload_cache(work: Path, url: str, contents: Contents) -> Uploaded:
     written there all the same.
     """
     with reaching(url):
-        there = storage.list_states(url)
-        wanted = _origins(work, contents)
-        images = _images_put(url, contents, there, wanted)
+        comparison = Comparison(work, url, contents)
+        num_files = comparison.num_files()
         manifest = (work / MANIFEST_NAME).read_bytes()
         manifest_url = storage.join(url, MANIFEST_NAME)
-        before = storage.read_bytes(manifest_url) if MANIFEST_NAME in there else None
+        before = storage.read_bytes(manifest_url) if storage.is_file(manifest_url) else None
         sent = _Sent(work.with_name(_SENT), url, is_published=before == manifest)
-        missing = [name for name, origin in wanted.items() if not sent.is_there(name, origin, there.get(name))]
-        is_unchanged = before == manifest and not missing
-        if not is_unchanged:
-            if before is not None:
-                storage.remove(manifest_url)
-            large = [name for name in missing if wanted[name].takes_memory]
-            small = [name for name in missing if not wanted[name].takes_memory]
-            for names, most in ((large, _LARGE_AT_ONCE), (small, storage.REQUESTS_AT_ONCE)):
-                storage.at_once(lambda name: sent.send(name, wanted[name]), names, most)
-            _remove(url, [name for name in there if _is_ours(name) and name not in wanted and name not in images])
-            try:
-                storage.create(manifest_url, manifest)
-            except FileExistsError:
-                raise UsageError(
-                    f"another run has published {url} meanwhile", hint="give --output another place, or run again"
-                ) from None
-        _remove(url, [name for name in there if depot.is_ours(name) and not depot.is_record(name, contents)])
-        return Uploaded(0 if is_unchanged else len(missing) + 1, len(wanted) + len(images) - len(missing))
+        if before == manifest and not any(sent.missing(part) for part in comparison.parts()):
+            _clear(url, contents)
+            return Uploaded(0, num_files)
+        if before is not None:
+            storage.remove(manifest_url)
+        num_missing = sum(_bring_up_to_date(url, part, sent) for part in comparison.parts())
+        try:
+            storage.create(manifest_url, manifest)
+        except FileExistsError:
+            raise UsageError(
+                f"another run has published {url} meanwhile", hint="give --output another place, or run again"
+            ) from None
+        _clear(url, contents)
+        return Uploaded(num_missing + 1, num_files - num_missing)
 
 
-class _Origin(Protocol):
-    """Where the bytes of a file of the cache are now."""
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    @property
-    def sha256(self) -> str: ...
-
-    @property
-    def takes_memory(self) -> bool: ...
-
-    def put(self, url: str) -> FileState:
-        """Have them at `url`; the state that the file has there. Raises OSError."""
-        ...
+def _bring_up_to_date(url: str, part: Part, sent: _Sent) -> int:
+    """Send what is missing of a part of a cache, and remove what is no part of it; how many files were sent."""
+    missing = sent.missing(part)
+    large = [name for name in missing if part.wanted[name].takes_memory]
+    small = [name for name in missing if not part.wanted[name].takes_memory]
+    for names, most in ((large, _LARGE_AT_ONCE), (small, storage.REQUESTS_AT_ONCE)):
+        storage.at_once(lambda name: sent.send(name, part.wanted[name]), names, most)
+    _remove(url, [name for name in part.there if is_ours(name) and name not in part.wanted and name not in part.put])
+    return len(missing)
 
 
-@dataclass(frozen=True, slots=True)
-class _Here:
-    """A file on this machine."""
-
-    path: Path
-
-    @property
-    def num_bytes(self) -> int:
-        return self.path.stat().st_size
-
-    @property
-    def sha256(self) -> str:
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    @property
-    def takes_memory(self) -> bool:
-        return self.num_bytes >= _LARGE_BYTES
-
-    def put(self, url: str) -> FileState:
-        return storage.upload(str(self.path), url)
-
-
-@dataclass(frozen=True, slots=True)
-class _There:
-    """A shard that a node has put to the storage."""
-
-    shard: Shard
-    url: str
-    takes_memory = False  # none of it passes through this machine
-
-    @property
-    def num_bytes(self) -> int:
-        return self.shard.bytes
-
-    @property
-    def sha256(self) -> str:
-        return self.shard.sha256
-
-    def put(self, url: str) -> FileState:
-        return storage.file_state(url) if url == self.url else storage.copy(self.url, url)
+def _clear(url: str, contents: Contents) -> None:
+    """Remove what nodes have put there that is neither a part of the cache nor for the next run."""
+    _, others = next(listed(url))
+    _remove(url, [name for name in others if depot.is_ours(name) and not depot.is_record(name, contents)])
 
 
 class _Sent:
@@ -189,62 +142,41 @@ class _Sent:
 
     def __init__(self, path: Path, url: str, *, is_published: bool) -> None:
         self._path, self._url, self._is_published = path, url, is_published
-        self._known: dict[str, tuple[str, FileState]] = {}
-        with suppress(FileNotFoundError):
-            for line in path.read_text().splitlines():
-                with suppress(ValueError, TypeError):  # the last one may be cut
-                    name, sha256, *state = json.loads(line)
-                    self._known[name] = sha256, FileState(*state)
+        names, lines = Column("Q"), Column("Q")  # hashes: a cache may have millions of images
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            for line in file:
+                with suppress(ValueError, TypeError, IndexError):  # the last one may be cut
+                    names.extend(array("Q", [_hash(json.dumps(json.loads(line)[0]).encode())]))
+                    lines.extend(array("Q", [_hash(line)]))
+        self._names, self._lines = distinct(numbers_of(names.view)), distinct(numbers_of(lines.view))
 
-    def is_there(self, name: str, origin: _Origin, state: FileState | None) -> bool:
+    def is_there(self, name: str, origin: Origin, state: FileState | None) -> bool:
         """Whether the file is at its place with the bytes of `origin`, and untouched since we put it there."""
         if state is None or state.num_bytes != origin.num_bytes:
             return False
-        if name not in self._known:
+        if not is_among(_hash(json.dumps(name).encode()), self._names):
             return self._is_published
-        sha256, known = self._known[name]
-        return bool(state.version) and state == known and sha256 == origin.sha256
+        return bool(state.version) and is_among(_hash(_line(name, origin, state)), self._lines)
 
-    def send(self, name: str, origin: _Origin) -> None:
+    def missing(self, part: Part) -> list[str]:
+        """What of a part of the cache is not."""
+        return [name for name, origin in part.wanted.items() if not self.is_there(name, origin, part.there.get(name))]
+
+    def send(self, name: str, origin: Origin) -> None:
         """Put the file to its place, and note it."""
         state = origin.put(storage.join(self._url, name))
         if state.num_bytes != origin.num_bytes:
             raise OSError(f"of {name} {state.num_bytes:,} bytes have arrived")
-        line = json.dumps([name, origin.sha256, *state]).encode() + b"\n"
         with open(self._path, "ab", buffering=0) as file:
-            file.write(line)  # one write, so that lines of several threads do not mix
+            file.write(_line(name, origin, state))  # one write, so that lines of several threads do not mix
 
 
-def _origins(work: Path, contents: Contents) -> dict[str, _Origin]:
-    """The files of the cache but its manifest, and images that nodes have put there, by their paths in it."""
-    paths = {path.relative_to(work).as_posix(): path for path in sorted(work.rglob("*")) if path.is_file()}
-    origins: dict[str, _Origin] = {name: _Here(path) for name, path in paths.items() if _is_ours(name)}
-    if contents.shards:
-        splits = read_manifest(work).splits.values()
-        shards = {shard.path: shard for split in splits for shard in split.shards}
-        origins |= {name: _There(shards[name], at) for name, at in contents.shards.items()}
-    return origins
+def _line(name: str, origin: Origin, state: FileState) -> bytes:
+    return json.dumps([name, origin.sha256, *state]).encode() + b"\n"
 
 
-def _images_put(url: str, contents: Contents, there: Iterable[str], origins: Mapping[str, _Origin]) -> set[str]:
-    """The packed images that nodes have put there, by their paths in the cache.
-
-    Raises `InputError` where one is nowhere.
-    """
-    if not contents.shards:
-        return set()
-    start = f"{IMAGES_NAME}/"
-    names = {name.removeprefix(start) for name in (*there, *origins) if name.startswith(start)}
-    found = contents.images.among(names)
-    if gone := contents.images.counts().files - len(found):
-        raise InputError(f"{gone:,} packed images have gone from {url}/{IMAGES_NAME}", hint="run again")
-    return {start + name for name in found}.difference(origins)
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a file may belong to a cache at a URL, its manifest aside. What is left for the next run stays here."""
-    top, _, rest = name.partition("/")
-    return is_packed(rest) if top == IMAGES_NAME else top in OWN_NAMES and top != UNITS_NAME
+def _hash(content: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(content)
 
 
 def _remove(url: str, names: Iterable[str]) -> None:
@@ -252,12 +184,14 @@ def _remove(url: str, names: Iterable[str]) -> None:
 
 
 def _refuse_others(url: str) -> None:
-    names = storage.list_states(url)
-    others = sorted(name for name in names if not (_is_ours(name) or depot.is_ours(name) or name == CLAIM_NAME))
-    if others and MANIFEST_NAME not in names:
-        raise UsageError(
-            f"{url} is not empty and holds no cache (for one, {others[0]!r})", hint="give --output a new place"
-        )
+    if storage.is_file(storage.join(url, MANIFEST_NAME)):
+        return
+    for _, names in listed(url):
+        others = sorted(name for name in names if not (is_ours(name) or depot.is_ours(name) or name == CLAIM_NAME))
+        if others:
+            raise UsageError(
+                f"{url} is not empty and holds no cache (for one, {others[0]!r})", hint="give --output a new place"
+            )
 
 
 def _written_in(claim: str) -> str:
