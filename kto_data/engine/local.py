@@ -83,9 +83,10 @@ def _run_in_pool(work: Work[Unit, Result], units: Iterable[Unit], jobs: int, met
         workers = set(active_children()) - others
         if not is_done:  # Ctrl-C, an error, or a caller that stops listening: nobody waits for the units at hand
             _kill(workers)
-        pool.shutdown(wait=False, cancel_futures=True)
-        _see_off(workers)
-        pool.shutdown(wait=True)
+        seeing_off = threading.Thread(target=_see_off, args=(workers,), daemon=True)
+        seeing_off.start()
+        pool.shutdown(wait=True, cancel_futures=True)
+        seeing_off.join()
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:
