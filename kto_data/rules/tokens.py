@@ -106,7 +106,8 @@ def template_drops_content(facts: TokenFacts) -> Iterator[Defect]:
 
     Templates drop what they do not expect: a system message, a second answer, an image; others raise. And where the
     prompt by itself is written otherwise than as the beginning of the conversation, the model is trained on one text
-    and asked with another. What an assistant thought in earlier turns may be left out, as templates of reasoning models
+    and asked with another: a template that opens a thought for the answer (`<think>`) wants completions that begin with
+    one, and must write it. What an assistant thought in earlier turns may be left out, as templates of reasoning models
     mean to.
 
     Bad:  a system message, for a model whose template writes the user's and the assistant's alone
