@@ -37,10 +37,10 @@ def _fetched_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Has this process, which forgets what it has fetched, wait for an answer half a second, and ask so many times."""
+    """Has this process, which forgets what it has fetched, wait for an answer one second, and ask so many times."""
 
     def impatient(attempts: int) -> None:
-        monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.5}})
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 1}})
         monkeypatch.setattr(S3FileSystem, "retries", attempts)
         monkeypatch.setattr(local_copy, "_named", {})
 
@@ -99,7 +99,7 @@ def test_a_store_that_is_too_slow_is_told_in_a_line_and_the_next_run_goes_on(
     s3.put(str(data.parent), "bucket/data", recursive=True)
     there = f"{BUCKET}/data/train.jsonl"
     assert preprocess(there, f"{BUCKET}/quiet", *OPTIONS) == 0
-    impatient(2)
+    impatient(3)
     capsys.readouterr()
 
     def run(asked: str) -> int:
