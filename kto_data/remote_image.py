@@ -78,7 +78,7 @@ class _Watched(io.BufferedIOBase):
     def read(self, size: int | None = -1) -> bytes:
         try:
             return self._file.read(-1 if size is None else size)
-        except Exception as error:
+        except Exception as error:  # each implementation has its own; none is kept from who reads
             self.fault = self.fault or error
             raise
 
