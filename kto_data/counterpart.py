@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -115,10 +115,12 @@ class Comparison:
             put = self._packed(there) - wanted.keys() if self._contents.shards else set()
             yield Part(there, wanted, put)
 
-    def num_files(self) -> int:
-        """How many files the cache has. Raises `InputError` where an image that a node has put there is nowhere."""
+    def num_files(self, look: Callable[[Part], None]) -> int:
+        """How many files the cache has; each part is shown to `look`, so that the URL is listed once for both. Raises
+        `InputError` where an image that a node has put there is nowhere."""
         number = num_packed = 0
         for part in self.parts():
+            look(part)
             number += len(part.wanted) + len(part.put)
             num_packed += len(self._packed(part.wanted)) + len(part.put)
         gone = self._contents.images.counts().files - num_packed if self._contents.shards else 0

@@ -96,12 +96,18 @@ def upload_cache(work: Path, url: str, contents: Contents) -> Uploaded:
     """
     with reaching(url):
         comparison = Comparison(work, url, contents)
-        num_files = comparison.num_files()
         manifest = (work / MANIFEST_NAME).read_bytes()
         manifest_url = storage.join(url, MANIFEST_NAME)
         before = storage.read_bytes(manifest_url) if storage.is_file(manifest_url) else None
         sent = _Sent(work.with_name(_SENT), url, is_published=before == manifest)
-        if before == manifest and not any(sent.missing(part) for part in comparison.parts()):
+        is_there = before == manifest
+
+        def look(part: Part) -> None:
+            nonlocal is_there
+            is_there = is_there and not sent.missing(part)
+
+        num_files = comparison.num_files(look)
+        if is_there:
             _clear(url, contents)
             return Uploaded(0, num_files)
         if before is not None:
