@@ -11,7 +11,7 @@ from typing import Any
 
 import polars
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from kto_data import json_array
@@ -32,6 +32,8 @@ json_values = st.recursive(
 objects = st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=4), min_size=1, max_size=12)
 chunk_sizes = st.integers(1, 13)
 few = settings(max_examples=40, deadline=None)
+OTHER_FORMATS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1", b"\xff\xfe", b"\xfe\xff")
+"""By these first bytes a file called `.jsonl` is refused: gzip, zstd, zip, Parquet, UTF-16 in both orders."""
 
 
 def read(path: Path | str, rows_per_chunk: int = 1000) -> list[Line]:
@@ -124,7 +126,9 @@ def test_parquet_keeps_values_and_row_numbers(folder: Path, rows: list[Any], siz
 
 @few
 @given(data=st.binary(min_size=1, max_size=200) | st.text('[]{},:"\\ \n1a', min_size=1).map(str.encode))
+@example(data=b"PAR")
 def test_no_byte_of_json_lines_is_lost(folder: Path, data: bytes) -> None:
+    assume(not data.startswith(OTHER_FORMATS))
     path = folder / "any.jsonl"
     path.write_bytes(data)
     pieces = data.removesuffix(b"\n").split(b"\n")
