@@ -61,6 +61,11 @@ def make_outlet(inputs: Sequence[Input], *, out: Path | None, in_place: bool, re
     for path in paths if not in_place else ():
         if any(_is_same(path, other) for other in taken):
             raise UsageError(f"--out {path} is the input itself", hint="to replace it, give --in-place instead")
+        if str(path) != STDIN and path.exists() and not path.is_file():
+            raise UsageError(
+                f"--out {path} is not a regular file, and what was mended is read from there",
+                hint="--out FILE, or --out - for standard output",
+            )
     if rejects is not None:
         _check_rejects(rejects)
     if rejects is not None and any(_is_same(rejects, other) for other in (*taken, *paths)):
