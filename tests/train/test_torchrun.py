@@ -23,9 +23,9 @@ from kto_train.config import TrainConfig, write_config
 
 pytestmark = pytest.mark.slow
 
-STEPS = 60
-SAVE_STEPS = 20
-KILLED_AT = 40  # far from where a run is stopped that gets a signal once its first step is told
+STEPS = 36
+SAVE_STEPS = 12
+KILLED_AT = 24  # far from where a run is stopped that gets a signal once its first step is told
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ACCELERATE = (
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"),
