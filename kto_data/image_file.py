@@ -38,7 +38,7 @@ def open_whole(place: str) -> Iterator[IO[bytes]]:
         with storage.open_file(place, whole=True) as (remote, _):
             yield remote
     else:
-        with open(place, "rb") as file:
+        with open(place, "rb", buffering=0) as file:  # read in blocks, or all at once
             yield file
 
 

@@ -37,10 +37,16 @@ class Run:
 
     def shorten(self, text: str) -> tuple[str, list[int]]:
         """`text` with each run of the token written once, and the lengths of the runs, in order."""
+        number, size = text.count(self.token), len(self.token)
+        if not number:
+            return text, []
+        first, last = text.find(self.token), text.rfind(self.token)
+        if last - first == (number - 1) * size:  # one run, as most rows have: told at once
+            return text[:first] + text[last:], [number]
         lengths: list[int] = []
 
         def once(match: re.Match[str]) -> str:
-            lengths.append(len(match.group()) // len(self.token))
+            lengths.append(len(match.group()) // size)
             return self.token
 
         return re.sub(f"(?:{re.escape(self.token)})+", once, text), lengths

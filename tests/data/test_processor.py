@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TinyModel
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     AutoProcessor,
     InternVLProcessor,
@@ -22,6 +25,7 @@ from transformers import (
 )
 
 from kto_data.errors import ModelError
+from kto_data.image_tokens import Run
 from kto_data.processor import Processor, load_processor
 
 
@@ -61,6 +65,7 @@ WITHOUT_TORCHVISION = """
 import sys
 sys.modules["torchvision"] = None
 from kto_data.errors import ModelError
+from kto_data.image_tokens import Run
 from kto_data.processor import load_processor
 for model in sys.argv[1:]:
     try:
@@ -117,6 +122,14 @@ def test_long_runs_of_image_tokens_are_spliced_without_a_trace(folder: Path) -> 
     texts = ["", token, f"a{token * 3}b{token}", f" {token * 700} {token}\n{token * 2}", "plain"]
     plain = Processor(str(folder), processor.processing_class)  # has met no image: knows no run
     assert processor.tokenize(texts) == plain.tokenize(texts)
+
+
+@given(pieces=st.lists(st.sampled_from(["aa", "a", "b", "aab"]), max_size=8))
+def test_runs_of_a_token_are_found_however_they_lie(pieces: list[str]) -> None:
+    text, run = "".join(pieces), Run("aa", id=0)
+    short, lengths = run.shorten(text)
+    assert lengths == [len(found) // 2 for found in re.findall("(?:aa)+", text)]
+    assert short == re.sub("(?:aa)+", "aa", text)
 
 
 def test_an_image_among_others_may_be_something_else_than_alone(tiny_model: TinyModel) -> None:
