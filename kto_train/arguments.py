@@ -46,14 +46,10 @@ def _check_model_settings(given: Any) -> None:
 
 
 def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: bool) -> KTOConfig:
-    """What TRL's trainer is told. Raises `ConfigError` where it refuses it, and where it would leave `fsdp` out."""
+    """What TRL's trainer is told. Raises `ConfigError` where it refuses it, and for what only a device can do."""
     settings: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
     if not torch.accelerator.is_available():
-        if config.kto.get("fsdp"):
-            raise ConfigError(
-                "kto.fsdp spreads the weights over devices, and this machine has none: all would be on each process",
-                hint="deepspeed: z3 spreads them over processes too",
-            )
+        _refuse_without_a_device(config.kto)
         # With `use_cpu`, transformers would not start DeepSpeed.
         settings |= {"use_cpu": config.deepspeed is None, "bf16": False}
         _meet_without_a_device(config.kto.get("ddp_timeout", KTOConfig.ddp_timeout), config.kto.get("ddp_backend"))
@@ -82,6 +78,19 @@ def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: b
         raise ConfigError(f"kto: {error.filename}: {error.strerror}") from None
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"kto: {' '.join(str(error).split())}") from None
+
+
+def _refuse_without_a_device(kto: dict[str, Any]) -> None:
+    if kto.get("fsdp"):
+        raise ConfigError(
+            "kto.fsdp spreads the weights over devices, and this machine has none: all would be on each process",
+            hint="deepspeed: z3 spreads them over processes too",
+        )
+    if kto.get("activation_offloading"):
+        raise ConfigError(
+            "kto.activation_offloading takes activations from a device to the processor, and this machine has none",
+            hint="leave it out; gradient_checkpointing needs less memory anywhere",
+        )
 
 
 def _meet_without_a_device(seconds: int, backend: str | None) -> None:

@@ -273,6 +273,7 @@ def test_a_full_disk_is_one_line(limit: int, text_cache: Path, tiny_model: TinyM
     ("kto", "told"),
     [
         ({"fsdp": "full_shard"}, "kto.fsdp spreads the weights over devices, and this machine has none"),
+        ({"activation_offloading": True}, "to the processor, and this machine has none"),
         ({"model_init_kwargs": {"number": 3}}, "kto.model_init_kwargs: .*unexpected keyword argument 'number'"),
         ({"accelerator_config": "none.json"}, "kto: none.json: No such file or directory"),
         ({"lr_scheduler_kwargs": {"number": 3}}, "kto.lr_scheduler_kwargs, of linear: .*argument 'number'"),
