@@ -52,6 +52,7 @@ Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 RESERVED_KTO_KEYS: dict[str, str] = {
     "output_dir": "set `output_dir` at the top",
     "seed": "set `seed` at the top",
+    "data_seed": "set `seed` at the top, which decides the order of rows too",
     "trust_remote_code": "set `trust_remote_code` at the top",
     "desirable_weight": "set `weights: {desirable: …, undesirable: …}`",
     "undesirable_weight": "set `weights: {desirable: …, undesirable: …}`",

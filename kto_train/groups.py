@@ -158,6 +158,11 @@ def build_groups(
     )
 
 
+def seed_of_data(args: KTOConfig) -> int:
+    """What decides groups and their order: `data_seed`, and where none is given `seed`, as with transformers."""
+    return args.seed if args.data_seed is None else args.data_seed  # type: ignore[no-any-return]
+
+
 def make_groups(
     rows: Rows, args: KTOConfig, max_length: int | None, *, batch_size: int | None = None, by_length: bool = True
 ) -> Groups:
@@ -165,7 +170,7 @@ def make_groups(
     return build_groups(
         rows,
         batch_size=args.per_device_train_batch_size if batch_size is None else batch_size,
-        seed=args.seed,
+        seed=seed_of_data(args),
         num_ranks=args.world_size,
         max_length=max_length,
         paired=args.loss_type != "apo_zero_unpaired",

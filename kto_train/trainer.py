@@ -37,7 +37,7 @@ from kto_train.columns import (
     TOKEN_TYPE_KEYS,
 )
 from kto_train.dataset import Cache, eval_groups_of, eval_split, make_eval_groups, read_rows
-from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, worker_settings
+from kto_train.groups import GroupBatchSampler, Groups, Rows, make_groups, seed_of_data, worker_settings
 from kto_train.reference import ReferenceStore, weights_hash
 from kto_train.reference_pass import ReferencePass, Tensors
 from kto_train.resumable import ResumableKTOTrainer
@@ -127,7 +127,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Groups as batches, shuffled whole by (seed, epoch): TRL takes rows in one fixed order for ever."""
-        self._train_sampler = GroupBatchSampler(self.train_groups, self.args.seed)
+        self._train_sampler = GroupBatchSampler(self.train_groups, seed_of_data(self.args))
         return self._group_dataloader(self.train_dataset, self._train_sampler)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader[Any]:
@@ -213,7 +213,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
             "split": name,
             "weights": self._given_reference or "".join(dict.fromkeys(gather_object([weights_hash(self.model)]))),
             "batch size": groups.largest,
-            "seed": self.args.seed,
+            "seed": seed_of_data(self.args),
             "devices": self.args.world_size,
             "groups": groups.fingerprint(),
             "dtype": f"{self.model.dtype} {self.accelerator.mixed_precision}",

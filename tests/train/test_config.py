@@ -142,6 +142,7 @@ def test_an_empty_file_has_no_settings(tmp_path: Path) -> None:
         ({"max_length": 512}, "kto.max_length is decided elsewhere"),
         ({"auto_find_batch_size": True}, "kto.auto_find_batch_size is decided elsewhere"),
         ({"desirable_weight": 1.0}, "kto.desirable_weight is decided elsewhere"),
+        ({"data_seed": 7}, "kto.data_seed is decided elsewhere"),
     ],
 )
 def test_the_fields_of_trl_are_checked(given: dict[str, object], told: str) -> None:

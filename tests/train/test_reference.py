@@ -178,3 +178,15 @@ def test_values_that_are_whole_stay_and_damaged_ones_go(tmp_path: Path) -> None:
     (store.entry(parts) / "reference.json").unlink()
     store.save(parts, columns)
     assert store.find(parts) is not None
+
+
+def test_data_seed_decides_groups_and_their_order_in_the_place_of_seed(
+    text_cache: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    def order(**seeds: int) -> list[list[int]]:
+        trainer = make_trainer(tiny_model("text"), text_cache, tmp_path / "run", **seeds)
+        return list(trainer.get_train_dataloader().batch_sampler)
+
+    wanted = order(seed=7)
+    assert order(seed=1, data_seed=7) == wanted != order(seed=1)
+    assert len(list((text_cache / "reference").iterdir())) == 2, "one for each order of rows"
