@@ -14,7 +14,7 @@ from kto_data.manifest import Manifest
 from kto_data.paths import EVAL
 from kto_data.training import TrainPlan, balance_warning, cache_mismatches
 from kto_train.columns import SUPPORTED
-from kto_train.config import TrainConfig, Weights
+from kto_train.config import RESERVED_KTO_KEYS, TrainConfig, Weights
 from kto_train.outlook import plan_of
 from kto_train.room import lack_of_room, nearest_folder
 
@@ -112,6 +112,13 @@ def check_backbone(model: Any) -> None:
             f"{type(whole).__name__} has no part without its language head, and TRL cannot train it",
             hint="another model",
         )
+
+
+def check_order(args: Any) -> None:
+    """Raises `ConfigError` for what rows in KL groups cannot do, in a script, whose settings nobody has looked at."""
+    for key in ("auto_find_batch_size", "dataloader_drop_last"):
+        if getattr(args, key):
+            raise ConfigError(f"{key} does not go with rows in KL groups", hint=RESERVED_KTO_KEYS[key])
 
 
 def below_adapter(model: Any) -> Any:

@@ -27,7 +27,7 @@ from kto_data.paths import EVAL, TRAIN
 from kto_data.processor import Processor, load_processor
 from kto_data.training import balance_warning
 from kto_train import reference
-from kto_train.checks import check_backbone
+from kto_train.checks import check_backbone, check_order
 from kto_train.collate import CachedCollator, image_backend, source_of
 from kto_train.columns import (
     KL_PREFIX,
@@ -55,7 +55,8 @@ class CachedKTOTrainer(ResumableKTOTrainer):
     (default: beside the cache). `args.max_length` has no effect: the cache is within its own. `groups`, and those of
     the `eval` split, are made from the cache unless given: of rows of like length, or with `group_by_length=False` of
     any. Weights whose name one of the patterns of `freeze` is found in are not trained; a pattern that is found in none
-    raises `ConfigError`. Everything else is as in `KTOTrainer`; `options` are its remaining arguments.
+    raises `ConfigError`, as does what rows in groups cannot do: another batch size later, and left out rows. Everything
+    else is as in `KTOTrainer`; `options` are its remaining arguments.
     """
 
     _signature_columns: list[str] | None  # transformers fills it when it first needs it
@@ -76,6 +77,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         freeze: Iterable[str] = (),
         **options: Any,
     ) -> None:
+        check_order(args)
         self.cache = cache
         if processor is None:
             name = model if isinstance(model, str) else model.config._name_or_path

@@ -143,6 +143,15 @@ def test_evaluation_that_cannot_be_is_refused_in_a_script_too(
     assert not (cache.path / "reference").exists()
 
 
+@pytest.mark.parametrize("key", ["auto_find_batch_size", "dataloader_drop_last"])
+def test_what_rows_in_groups_cannot_do_is_refused_in_a_script_too(
+    key: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    cache = load_cache(make_cache(tmp_path, tiny_model("text"), text_records(4)))
+    with pytest.raises(ConfigError, match=f"{key} does not go with rows in KL groups"):
+        CachedKTOTrainer(str(tiny_model("text")), cache=cache, args=make_args(tmp_path / "run", **{key: True}))
+
+
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_an_eval_split_too_small_for_groups_is_refused_before_anything_is_computed(
     num_processes: int, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
