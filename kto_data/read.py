@@ -28,6 +28,9 @@ MAX_DEPTH = 100
 """Levels of nesting from which a record is refused; parsers and writers further on stop between 128 and 1024."""
 
 _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+_NO_DEEPER = ("depth limit exceeded", "failed to allocate memory")
+"""What orjson says of a text that is nested more deeply than it goes, the second where its end is missing too."""
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _MAX_INT_DIGITS = 18
 _SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _ROOT_NAMES = {"list": "a list", "str": "a string", "bool": "a boolean", "NoneType": "null"}
@@ -132,10 +135,22 @@ def _loads(body: bytes, text: str, line_number: int) -> tuple[Any, list[SyntaxFa
         return None, [SyntaxFact(SyntaxProblem.INVALID_JSON, _TOO_DEEP)]
     except ValueError:
         assert refusal is not None, "orjson took what the standard parser refuses"
+        # How deep the standard parser goes depends on the version of Python.
+        if refusal.message.startswith(_NO_DEEPER) and _is_too_deep(text):
+            return None, [SyntaxFact(SyntaxProblem.INVALID_JSON, _TOO_DEEP)]
         return None, [refusal]
     if refusal is not None and not facts:
         return None, [refusal]
     return value, facts
+
+
+def _is_too_deep(text: str) -> bool:
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found.group(), 0)
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _refusal(error: orjson.JSONDecodeError, line_number: int) -> str:

@@ -127,7 +127,12 @@ def test_a_byte_order_mark_does_not_spoil_the_record() -> None:
         (BYTE_ORDER_MARK + b'{"a": "\xff"}', "byte 11 of the line (FF) is not UTF-8: invalid start byte"),
         (b'{"a": {}, "a": 1}', "the key 'a' is written twice"),
         (b"[1]", "the record is a list, must be an object"),
+        (b"[" * 101, "unexpected end of data at column 102"),
+        (b"[" * 700, "nested more than 100 levels deep"),
         (b"[" * 2000, "nested more than 100 levels deep"),
+        (b'{"a": "[' + b"[" * 2000, "unexpected end of data at column 2009"),
+        (b'[{"a\\"": ' * 600 + b"1", "nested more than 100 levels deep"),
+        (b"[" * 1500 + b"]" * 1500, "nested more than 100 levels deep"),
     ],
 )
 def test_facts_say_where_and_what(raw: bytes, message: str) -> None:
