@@ -10,6 +10,8 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
+OBJECTS_OF_PYTHON = 1_000
+"""More than the collector passes over from the start, as it does in Python 3.12, and less than any program has."""
 _NEW_OBJECTS = 20_000  # more than those of most batches, and few megabytes
 
 
@@ -56,7 +58,7 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            if not gc.get_freeze_count():
+            if not _is_frozen():
                 gc.freeze()  # together, these two make all objects old,
                 gc.unfreeze()  # so that the next collections, which are of young ones, pass them over
             gc.enable()
@@ -73,10 +75,15 @@ def collect_less_garbage() -> None:
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
 
 
+def _is_frozen() -> bool:
+    """Whether somebody has let the collector pass over what was there."""
+    return gc.get_freeze_count() > OBJECTS_OF_PYTHON
+
+
 @contextmanager
 def less_garbage_collection() -> Iterator[None]:
     """Meanwhile it is as after `collect_less_garbage`, if nobody has frozen anything before."""
-    if gc.get_freeze_count():
+    if _is_frozen():
         yield
         return
     thresholds = gc.get_threshold()
