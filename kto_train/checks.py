@@ -139,6 +139,11 @@ def check_strategy(config: TrainConfig) -> None:
         if not deepspeed_file(config.deepspeed).is_file():
             known = ", ".join(sorted(path.stem for path in _DEEPSPEED.glob("*.json")))
             raise ConfigError(f"deepspeed: {config.deepspeed} is neither one of {known} nor a file")
+    if config.kto.get("fsdp_config") and not config.kto.get("fsdp"):
+        raise ConfigError(
+            "kto.fsdp_config is given without kto.fsdp, and would change nothing",
+            hint="kto.fsdp: true; or leave it out",
+        )
     is_spread = config.deepspeed is not None or bool(config.kto.get("fsdp"))
     if is_spread and config.kto.get("save_only_model") and config.kto.get("load_best_model_at_end"):
         raise ConfigError(

@@ -132,6 +132,12 @@ def test_the_best_of_spread_weights_is_not_looked_for_in_checkpoints_without_the
     checks.check_strategy(make_config(tmp_path, kto={**kto, "save_only_model": False}))
 
 
+def test_settings_of_fsdp_without_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"kto\.fsdp_config is given without kto\.fsdp"):
+        checks.check_strategy(make_config(tmp_path, kto={"fsdp_config": {"version": 2}}))
+    checks.check_strategy(make_config(tmp_path, kto={"fsdp_config": {"version": 2}, "fsdp": True}))
+
+
 @pytest.mark.parametrize("asks", [{"eval_strategy": "steps"}, {"eval_on_start": True}])
 def test_evaluation_that_cannot_be_is_refused_in_a_script_too(
     asks: dict[str, Any], tiny_model: TinyModel, tmp_path: Path
