@@ -17,6 +17,7 @@ _AT_LEAST: dict[str, int] = {
     "pad_to_multiple_of": 1,
     "dataloader_num_workers": 0,
     "dataloader_prefetch_factor": 1,
+    "weight_decay": 0,
     "neftune_noise_alpha": 0,
     "ref_model_sync_steps": 1,
     "ddp_timeout": 1,

@@ -166,6 +166,7 @@ def test_good_fields_pass() -> None:
         ({"dataloader_prefetch_factor": -2}, "kto.dataloader_prefetch_factor must be at least 1, not -2"),
         ({"neftune_noise_alpha": -5.0}, "kto.neftune_noise_alpha must be at least 0, not -5.0"),
         ({"neftune_noise_alpha": math.nan}, "kto.neftune_noise_alpha must be at least 0, not nan"),
+        ({"weight_decay": -0.1}, "kto.weight_decay must be at least 0, not -0.1"),
         ({"dataloader_in_order": False}, "kto.dataloader_in_order is decided elsewhere"),
         ({"learning_rate": -1e-6}, "kto.learning_rate must be a number above 0, not -1e-06"),
         ({"num_train_epochs": float("inf")}, "kto.num_train_epochs must be a number above 0, not inf"),
