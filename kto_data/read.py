@@ -31,6 +31,7 @@ _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _NO_DEEPER = ("depth limit exceeded", "failed to allocate memory")
 """What orjson says of a text that is nested more deeply than it goes, the second where its end is missing too."""
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _MAX_INT_DIGITS = 18
 _SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _ROOT_NAMES = {"list": "a list", "str": "a string", "bool": "a boolean", "NoneType": "null"}
@@ -147,7 +148,7 @@ def _loads(body: bytes, text: str, line_number: int) -> tuple[Any, list[SyntaxFa
 def _is_too_deep(text: str) -> bool:
     depth = 0
     for found in _STRING_OR_BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found.group(), 0)
+        depth += _STEPS.get(found.group(), 0)
         if depth > MAX_DEPTH:
             return True
     return False

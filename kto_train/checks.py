@@ -114,7 +114,7 @@ def check_backbone(model: Any) -> None:
         )
 
 
-def check_order(args: Any) -> None:
+def check_goes_with_groups(args: Any) -> None:
     """Raises `ConfigError` for what rows in KL groups cannot do, in a script, whose settings nobody has looked at."""
     for key in ("auto_find_batch_size", "dataloader_drop_last"):
         if getattr(args, key):

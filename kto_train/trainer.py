@@ -27,7 +27,7 @@ from kto_data.paths import EVAL, TRAIN
 from kto_data.processor import Processor, load_processor
 from kto_data.training import balance_warning
 from kto_train import reference
-from kto_train.checks import check_backbone, check_order
+from kto_train.checks import check_backbone, check_goes_with_groups
 from kto_train.collate import CachedCollator, image_backend, source_of
 from kto_train.columns import (
     KL_PREFIX,
@@ -77,7 +77,7 @@ class CachedKTOTrainer(ResumableKTOTrainer):
         freeze: Iterable[str] = (),
         **options: Any,
     ) -> None:
-        check_order(args)
+        check_goes_with_groups(args)
         self.cache = cache
         if processor is None:
             name = model if isinstance(model, str) else model.config._name_or_path

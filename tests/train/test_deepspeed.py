@@ -88,12 +88,13 @@ def test_a_run_that_is_lost_after_a_save_ends_where_an_unbroken_one_does(
     assert [entry["step"] for entry in metrics(lost) if "loss" in entry] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("stage", ["z2", "z3"])
 def test_a_training_that_diverges_stops_before_a_checkpoint_of_it(
-    text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    stage: str, text_cache: Path, tiny_model: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Though what the step would have logged comes later."""
     output = tmp_path / "run"
-    settings = [f"--set={setting}" for setting in ("deepspeed=z3", "kto.save_steps=1", "kto.logging_steps=4")]
+    settings = [f"--set={setting}" for setting in (f"deepspeed={stage}", "kto.save_steps=1", "kto.logging_steps=4")]
     options = ("--max-steps", "4", "--learning-rate", "1e30", *settings)
     assert main(command(text_cache, tiny_model("text"), output, *options)) == ExitCode.USAGE
     assert "error: step 2: the gradient is not finite; rows " in capfd.readouterr().err
