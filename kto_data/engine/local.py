@@ -29,6 +29,8 @@ from kto_data.startup import collect_less_garbage, less_garbage_collection
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
 """What libraries are told by how many threads they may start; they read it once, before the first line of a worker."""
 
+_LINGERING_SECONDS = 0.1  # that a thread is there for when it has ended, at most
+
 _UNITS_AHEAD = 2  # units submitted beyond one a job, so that no job waits for the caller
 
 
@@ -124,11 +126,19 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _is_alone_in_process() -> bool:
-    """Whether the system knows of no other thread in this process; where that cannot be told there may be some."""
+    """Whether the system knows of no other thread in this process; where that cannot be told there may be some.
+
+    One that ended just now is still known to the system when Python has joined it: that is waited for.
+    """
+    latest = time.monotonic() + _LINGERING_SECONDS
     try:
-        return len(os.listdir("/proc/self/task")) == 1
+        while len(os.listdir("/proc/self/task")) > 1:
+            if threading.active_count() > 1 or time.monotonic() > latest:
+                return False
+            time.sleep(0.001)
     except OSError:
         return False
+    return True
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[object, ...]) -> None:
