@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
+import itertools
 import json
 import os
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -43,8 +47,37 @@ NO_BROWSER = "no chromium"
 """Why a test of the HTML report is left out: the one reason for which a test may be."""
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say by name what was left out for want of a browser."""
+_LAST_WORDS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+@pytest.hookimpl(trylast=True)  # behind pytest's own handler, whose words are lost among the progress
+def pytest_configure(config: pytest.Config) -> None:
+    """Where a process that runs tests crashes, it leaves what it did at last in a file, named after its number."""
+    if hasattr(config, "workerinput"):
+        faulthandler.enable(Path(config.workerinput["last_words"], str(os.getpid())).open("w"))
+    else:
+        config.stash[_LAST_WORDS] = tempfile.TemporaryDirectory()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["last_words"] = node.config.stash[_LAST_WORDS].name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _LAST_WORDS in config.stash:
+        config.stash[_LAST_WORDS].cleanup()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what crashed processes said at last, and by name what was left out for want of a browser."""
+    for words in Path(config.stash[_LAST_WORDS].name).iterdir():
+        if said := words.read_text():
+            # Ray says why it ends a process in a log alone, behind much that is no trouble.
+            logs = [log.read_text() for log in Path("/tmp").glob(f"kto-*/session_2*/logs/*driver*_{words.name}.log")]
+            troubles = [re.findall(r"^\[\S+ \S+ [^ID] .*(?:\n[^[].*)*", log, re.MULTILINE)[-20:] for log in logs]
+            terminalreporter.section("last words of a crashed process")
+            terminalreporter.write_line("\n".join([said, *itertools.chain(*troubles)]))
     for report in terminalreporter.stats.get("skipped", ()):
         if isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(NO_BROWSER):
             terminalreporter.write_line(f"left out ({NO_BROWSER}): {report.nodeid}")
