@@ -54,7 +54,8 @@ _LAST_WORDS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Where a process that runs tests crashes, it leaves what it did at last in a file, named after its number."""
     if hasattr(config, "workerinput"):
-        faulthandler.enable(Path(config.workerinput["last_words"], str(os.getpid())).open("w"))
+        words = open(Path(config.workerinput["last_words"], str(os.getpid())), "w")  # noqa: SIM115 (until it ends)
+        faulthandler.enable(words)
     else:
         config.stash[_LAST_WORDS] = tempfile.TemporaryDirectory()
 
