@@ -23,7 +23,7 @@ from kto_data.clean import Gate
 from kto_data.encode import TOO_LONG_CODES, Encoded, Encoder, ImageRef, Refused
 from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
-from kto_data.image import ImageCheck, PixelBudget
+from kto_data.image import Content, ImageCheck, ImageProbe, PixelBudget
 from kto_data.manifest import FORMAT_VERSION, fingerprint
 from kto_data.model_check import RECORDS_AT_ONCE, as_sample, batches, refusal
 from kto_data.noting import note_shape
@@ -39,7 +39,7 @@ from kto_data.text_ids import FAST_AFTER_CHARS, TextIds, WrongIdsError
 from kto_data.unit import Built, ImageStamp, Unit, find, keep, unit_key
 from kto_data.unread import refuse_unread, unread
 
-_REMEMBERED_IMAGES = 100_000  # image files whose SHA-256 is remembered
+_REMEMBERED_IMAGES = 100_000  # image files at URLs whose SHA-256 is remembered
 _ID_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "pyarrow", "datasets")
 """Libraries whose version may change ids or bytes."""
 
@@ -75,7 +75,7 @@ class Builder:
         self._encoder = Encoder(processor, max_length=settings.max_length, too_long=settings.too_long)
         self._packer = Packer(settings.pack_images, settings.image_root) if settings.pack_images != "none" else None
         self._last_gate: tuple[Layout, ImageCheck, Gate] | None = None
-        self._stamp = lru_cache(_REMEMBERED_IMAGES)(_stamp)
+        self._read = lru_cache(_REMEMBERED_IMAGES)(_read)
 
     def build(self, unit: Unit) -> Built:
         """Read, check and encode the unit's lines and write its shard.
@@ -153,7 +153,7 @@ class Builder:
     def _gate(self, layout: Layout, images: ImageCheck) -> Gate:
         """What checks the files at hand, kept for what it remembers of images while their layout stays."""
         if self._last_gate is None or self._last_gate[:2] != (layout, images):
-            checker = LineChecker(layout, replace(self.settings.checks, images=images))
+            checker = LineChecker(layout, replace(self.settings.checks, images=images, with_image_contents=True))
             self._last_gate = layout, images, Gate(checker)
         return self._last_gate[2]
 
@@ -161,12 +161,12 @@ class Builder:
         """Encode the sound lines of a batch together, then hand out all of its lines in order."""
         sound = [c for c in batch if c.is_trainable and not output.contradicts(c.line)]
         items = [item for checked in sound for item in checked.samples]
-        places = {probe.tried: None for item in items for probe in item.probes}
-        image_file.for_each(self.settings.image_root, self._stamp, places)  # which remembers them
+        distant = {found.tried: None for item in items for found in item.probes if found.content is None}
+        image_file.for_each(self.settings.image_root, self._read, distant)  # which remembers them
         samples = [as_sample(item, self.settings.budget, self._digest) for item in items]
         for sample, item in zip(samples, items, strict=True):
             for image, found in zip(sample.images, item.probes, strict=True):
-                output.images[image.path] = replace(self._stamp(found.tried), path=image.path)
+                output.images[image.path] = ImageStamp(image.path, *self._content(found))
         answers = iter(self._encoder.encode(samples))
         for checked in batch:
             refuse_unread(checked, self.settings.image_root)
@@ -185,8 +185,11 @@ class Builder:
             else:
                 self._place(checked, [next(answers) for _ in checked.samples], output)
 
-    def _digest(self, path: str) -> str:
-        return self._stamp(path).sha256
+    def _content(self, found: ImageProbe) -> Content:
+        return found.content or self._read(found.tried)
+
+    def _digest(self, found: ImageProbe) -> str:
+        return self._content(found).sha256
 
     def _place(self, checked: CheckedLine, answers: list[Encoded | Refused], output: _Output) -> None:
         line, both = checked.line, list(zip(checked.samples, answers, strict=True))
@@ -276,9 +279,9 @@ def id_parts(processor: Processor, settings: BuildSettings) -> dict[str, Any]:
     }
 
 
-def _stamp(found: str) -> ImageStamp:
+def _read(found: str) -> Content:
     try:
         before = image_file.state(found)  # so that what changes while it is read is read again
-        return ImageStamp("", image_file.sha256(found), before)
+        return Content(image_file.sha256(found), before)
     except OSError as error:
         raise unread(found, error) from None

@@ -59,6 +59,7 @@ class CheckSettings:
     batch_size: int | None = None  # samples a device, of the training to come
     train_config: Path | None = None
     has_eval_split: bool = False
+    with_image_contents: bool = False  # of images in a folder that are sound: what `probe` says of them
     homes: tuple[tuple[str, str], ...] = ()  # data files whose image paths start in another folder than their own
     codes: frozenset[str] = DEFAULT_CODES
 
@@ -245,7 +246,7 @@ class LineChecker:
             return remote_image.probe(given, root, self.settings.images)
         if self.settings.images is ImageCheck.OFF:
             return _judge_by_name(given, root)
-        return probe(given, root, self.settings.images)
+        return probe(given, root, self.settings.images, with_content=self.settings.with_image_contents)
 
 
 def check_dataset(facts: DatasetFacts, settings: CheckSettings) -> Iterator[Finding]:

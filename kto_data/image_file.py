@@ -26,9 +26,7 @@ def state(place: str) -> FileState:
     """Which file this is, without reading it. Raises `OSError` where it is gone."""
     if storage.is_url(place):
         return storage.file_state(place)
-    status = os.stat(place)
-    # The time of a file's entry, unlike that of its content, can be set back by nobody.
-    return FileState(status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}")
+    return image.state_of(os.stat(place))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from kto_data.chunk import Line
 from kto_data.encode import Encoded, Encoder, ImageRef, Refused, Sample
 from kto_data.finding import Finding, Severity
 from kto_data.formats import Layout
-from kto_data.image import PixelBudget
+from kto_data.image import ImageProbe, PixelBudget
 from kto_data.processor import Processor, load_processor
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
@@ -127,13 +127,15 @@ def the_processor(model: Path, trust_remote_code: bool) -> Processor:
     return load_processor(model, trust_remote_code=trust_remote_code)
 
 
-def as_sample(item: CheckedRecord, budget: PixelBudget, digest: Callable[[str], str] = lambda path: "") -> Sample:
+def as_sample(
+    item: CheckedRecord, budget: PixelBudget, digest: Callable[[ImageProbe], str] = lambda found: ""
+) -> Sample:
     """The record with its images as the model will see them. `digest`: the SHA-256 of an image file."""
     refs = []
     for path, found in zip(item.record.images, item.probes, strict=True):
         assert found.header is not None, "a record whose image has no header has an error"
         width, height = budget.fit(found.header.width, found.header.height)
-        refs.append(ImageRef(path, digest(found.tried), width, height, num_tokens=0))
+        refs.append(ImageRef(path, digest(found), width, height, num_tokens=0))
     return Sample(item.record, tuple(refs))
 
 

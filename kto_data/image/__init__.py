@@ -18,7 +18,16 @@ from kto_data.image.pixels import (
     thumbnail,
     to_rgb,
 )
-from kto_data.image.probing import END_MARKERS, END_WINDOW, ImageCheck, ImageProbe, ProbeStatus, probe
+from kto_data.image.probing import (
+    END_MARKERS,
+    END_WINDOW,
+    Content,
+    ImageCheck,
+    ImageProbe,
+    ProbeStatus,
+    probe,
+    state_of,
+)
 from kto_data.image.reading import read_image
 from kto_data.image.scaled import as_pixels, from_pixels, holds_our_pixels, num_bytes_as_pixels
 
@@ -29,6 +38,7 @@ __all__ = [
     "DEFAULT_MIN_PIXELS",
     "END_MARKERS",
     "END_WINDOW",
+    "Content",
     "ImageCheck",
     "ImageHeader",
     "ImageProbe",
@@ -49,6 +59,7 @@ __all__ = [
     "read_image",
     "resize",
     "shows_one_color",
+    "state_of",
     "thumbnail",
     "to_rgb",
 ]

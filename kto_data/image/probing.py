@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from kto_data.errors import first_line
 from kto_data.image.header import (
@@ -22,9 +24,11 @@ from kto_data.image.header import (
 )
 from kto_data.image.pixels import OPEN_FLAGS, load_upright, shows_one_color
 from kto_data.image_header import HEAD_BYTES, read_facts
+from kto_data.storage import FileState
 
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
+_BLOCK_BYTES = 1 << 17  # read at a time of a file whose content is hashed; more would be fresh memory for each file
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
@@ -60,10 +64,19 @@ class ImageProbe:
     header: ImageHeader | None = None
     detail: str = ""
     is_blank: bool | None = None  # all of one colour; None where it was not decoded
+    content: Content | None = None  # None where it was not asked for, or could not be told
 
 
-def probe(given: str, root: str | Path, check: ImageCheck) -> ImageProbe:
-    """Look at the image `given` under `root`, as closely as `check` says.
+class Content(NamedTuple):
+    """What is in a file."""
+
+    sha256: str
+    state: FileState  # before it was read: what changes meanwhile is told by another state afterwards
+
+
+def probe(given: str, root: str | Path, check: ImageCheck, *, with_content: bool = False) -> ImageProbe:
+    """Look at the image `given` under `root`, as closely as `check` says; `with_content` tells what is in the file too,
+    of one that is sound, for less than opening it twice.
 
     Data is untrusted: nothing outside the root is opened, nothing but a regular file is opened, nothing is fetched,
     and no bomb is decoded. `root` must be resolved.
@@ -87,7 +100,13 @@ def probe(given: str, root: str | Path, check: ImageCheck) -> ImageProbe:
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.NOT_REGULAR, detail=_kind(info.st_mode))
     if check is ImageCheck.STAT:
         return ImageProbe(given=given, tried=tried, status=ProbeStatus.OK)
-    return _probe_content(given, real, info.st_size, check)
+    return _probe_content(given, real, info, check, with_content=with_content)
+
+
+def state_of(info: os.stat_result) -> FileState:
+    """Which file it is of which the system says `info`."""
+    # The time of a file's entry, unlike that of its content, can be set back by nobody.
+    return FileState(info.st_size, f"{info.st_mtime_ns}-{info.st_ctime_ns}")
 
 
 @lru_cache(maxsize=1024)
@@ -111,16 +130,19 @@ def _is_inside(path: str, root: str) -> bool:
     return path.startswith(root if root.endswith(os.sep) else root + os.sep) or path == root
 
 
-def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> ImageProbe:
-    def result(status: ProbeStatus, header: ImageHeader | None = None, detail: str = "") -> ImageProbe:
-        return ImageProbe(given=given, tried=path, status=status, header=header, detail=detail)
+def _probe_content(given: str, path: str, info: os.stat_result, check: ImageCheck, *, with_content: bool) -> ImageProbe:
+    content: Content | None = None
 
+    def result(status: ProbeStatus, header: ImageHeader | None = None, detail: str = "") -> ImageProbe:
+        return ImageProbe(given=given, tried=path, status=status, header=header, detail=detail, content=content)
+
+    num_bytes = info.st_size
     if num_bytes == 0:
         return result(ProbeStatus.UNREADABLE, detail="the file is empty")
     try:
         descriptor = os.open(path, OPEN_FLAGS)
         try:
-            head = os.read(descriptor, HEAD_BYTES)
+            head = os.read(descriptor, _BLOCK_BYTES if with_content else HEAD_BYTES)
             try:
                 header = _read_header(head, descriptor, num_bytes)
             except NotAnImageError:
@@ -131,9 +153,11 @@ def _probe_content(given: str, path: str, num_bytes: int, check: ImageCheck) -> 
                 return result(ProbeStatus.UNREADABLE, detail=first_line(error))
             marker = END_MARKERS.get(header.format)
             if marker is not None:
-                tail = head if num_bytes <= len(head) else _tail(descriptor, num_bytes)
-                if marker not in tail:
+                tail = head[-END_WINDOW:] if num_bytes <= len(head) else _tail(descriptor, num_bytes)
+                if tail.rfind(marker) < 0:  # from behind, where it is as a rule
                     return result(ProbeStatus.TRUNCATED, header, f"the {header.format} end marker is missing")
+            if with_content:
+                content = Content(_sha256(head, descriptor), state_of(info))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -158,6 +182,15 @@ def _read_header(head: bytes, descriptor: int, num_bytes: int) -> ImageHeader:
 
 def _tail(descriptor: int, num_bytes: int) -> bytes:
     return os.pread(descriptor, END_WINDOW, max(0, num_bytes - END_WINDOW))
+
+
+def _sha256(head: bytes, descriptor: int) -> str:
+    """The SHA-256 of a file that begins with `head`."""
+    content, num_read = hashlib.sha256(head), len(head)
+    while block := os.pread(descriptor, _BLOCK_BYTES, num_read):
+        content.update(block)
+        num_read += len(block)
+    return content.hexdigest()
 
 
 def _kind(mode: int) -> str:

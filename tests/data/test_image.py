@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from kto_data.image import (
     load_for_training,
     load_upright,
     probe,
+    state_of,
 )
 
 
@@ -32,6 +35,19 @@ def test_the_header_has_the_size_of_the_upright_image(tmp_path: Path, orientatio
     assert header is not None
     assert (header.width, header.height) == load_upright(path).size
     assert header.orientation == orientation
+
+
+@pytest.mark.parametrize("side", [20, 400])  # the larger one takes several blocks
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tiff"])  # the last two are opened by Pillow
+def test_what_is_in_a_sound_file_is_told_where_it_is_asked_for(tmp_path: Path, suffix: str, side: int) -> None:
+    path = make_image(tmp_path / f"a.{suffix}", side, side, noise_seed=1)
+    asked, unasked = (
+        probe(path.name, tmp_path.resolve(), ImageCheck.HEADER, with_content=asked) for asked in (True, False)
+    )
+    assert asked.content == (hashlib.sha256(path.read_bytes()).hexdigest(), state_of(path.stat()))
+    assert replace(asked, content=None) == unasked
+    path.write_text("no image at all")
+    assert probe(path.name, tmp_path.resolve(), ImageCheck.HEADER, with_content=True).content is None
 
 
 def test_an_image_for_training_is_upright_rgb_and_of_the_size_asked_for(tmp_path: Path) -> None:
