@@ -41,7 +41,7 @@ ENVIRONMENT_VARIABLES = {
     "OMP_NUM_THREADS": "1",  # torch's: those that wait for each other take CPU time for nothing
     "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "interpreter"))),  # torchvision beside a CPU torch
 }
-_TIMES_MORE_ROWS = 20  # with images, for ktodata: a row of its costs a thousandth of its start-up
+_TIMES_MORE_ROWS = 10  # with images, for ktodata: a row of its costs a thousandth of its start-up
 FEW = 8  # rows of the run that stands for the start-up
 SIZES = {"images-640x480": ((640, 640), (480, 480)), "images-1-2-megapixels": ((1000, 1600), (1000, 1250))}
 
@@ -194,7 +194,7 @@ def compare_texts(bench: Bench) -> None:
 
 def compare_images(mode: str) -> Callable[[Bench], None]:
     def compare(bench: Bench) -> None:
-        photos = 100 if bench.quick else 500
+        photos = 100 if bench.quick else 1_000
 
         def run(count: int, measure: Callable[[Path], Cost]) -> Run:
             many, few = (bench.images(mode, number, photos) for number in (count, FEW))

@@ -135,7 +135,7 @@ class Builder:
     def _build_anew(self, unit: Unit, lines: Sequence[Line], images: ImageCheck = ImageCheck.HEADER) -> Built:
         output = _Output(unit.chunk.path, frozenset(lines[place] for place in unit.contradicting))
         gate = self._gate(unit.layout, images)
-        for batch in batches(map(gate.check, gate.checker.ahead(lines)), RECORDS_AT_ONCE):
+        for batch in batches(gate.check(lines), RECORDS_AT_ONCE):
             self._build_batch(batch, output)
         if self._text_ids.has_erred:
             raise WrongIdsError(self._text_ids.engine)

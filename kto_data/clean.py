@@ -10,9 +10,9 @@ and none may be laxer.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -43,6 +43,7 @@ are asked themselves."""
 
 _PLACEHOLDER = IMAGE_PLACEHOLDER.encode()
 _BEGINNINGS = {**TOKEN_BEGINNINGS, _PLACEHOLDER[:1]: TOKEN_BEGINNINGS[_PLACEHOLDER[:1]] | {_PLACEHOLDER[:3]}}
+_LINES_AT_ONCE = 32  # more, joined, would take memory and save no time
 _MANY_KINDS = 10_000  # more are not remembered
 _NO_IMAGES: list[str] = []
 
@@ -111,10 +112,16 @@ class Gate:
             return None
         return SampleDigest(found.prompts[0], found.completions[0]), found.lengths[0], Shape(*found.shapes[0])
 
-    def check(self, line: Line) -> CheckedLine:
-        """What the checker says of a line; of one that is plainly clean it is known for less."""
-        if self.clean(line.raw, line.path) is None:
-            return self.checker.check(line)
+    def check(self, lines: Iterable[Line]) -> Iterator[CheckedLine]:
+        """What the checker says of each line of a file; of those that are plainly clean it is known for less."""
+        lines = self.checker.ahead(lines)
+        while some := tuple(islice(lines, _LINES_AT_ONCE)):
+            doubtful = frozenset(self.sift(Block(path=some[0].path, given=some)).doubtful)
+            for index, line in enumerate(some):
+                yield self.checker.check(line) if index in doubtful else self._as_checked(line)
+
+    def _as_checked(self, line: Line) -> CheckedLine:
+        """What the checker would say of a clean line."""
         from kto_data.record import Record
 
         record = Record.model_validate_json(line.raw)

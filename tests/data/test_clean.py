@@ -287,3 +287,11 @@ def test_gate_adds_up_the_images_of_a_record(row_max_pixels: int | None, is_clea
     raw = orjson.dumps(make_record(messages=messages, images=["a.png", "a.png"]))
     checker = LineChecker(Layout(), replace(_EVERY_RULE, row_max_pixels=row_max_pixels))
     assert _hold_law(raw, checker, str(tmp_path / "data.jsonl")) is is_clean
+
+
+def test_many_lines_are_checked_in_their_order_clean_ones_among_others() -> None:
+    rows = [make_record(id=number, label="yes" if number % 5 == 3 else number % 2 == 0) for number in range(70)]
+    lines = [Line("data.jsonl", number, 0, json.dumps(row).encode()) for number, row in enumerate(rows, start=1)]
+    found = list(Gate(_CHECKER).check(lines))
+    assert found == [_CHECKER.check(line) for line in lines]
+    assert [checked.line.number % 5 for checked in found if checked.findings] == [4] * 14
