@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kto_data.errors import ExitCode
+from kto_data.errors import ExitCode, UsageError
 from kto_train import config_commands
 from kto_train.peers import LostPeerError, is_left_to_launcher
 
@@ -72,8 +72,13 @@ def train(
         "lora.r": lora_rank,
         "deepspeed": deepspeed,
     }
+    given = {assignment.partition("=")[0] for assignment in set_ or []}
     for key, value in options.items():
         if value is not None:
+            if key in given:
+                raise UsageError(
+                    f"{key} is given twice: by --set, and by an option that stands for it", hint="give one of the two"
+                )
             set_key(settings, key.split("."), value)
     checked = make_config(settings)
     check_installed()

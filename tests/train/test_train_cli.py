@@ -298,6 +298,8 @@ def test_what_trl_finds_wrong_with_a_setting_is_one_line(
         (["--set", "kto"], "--set kto: not of the form key=value"),
         (["--cache", "none", "--model", "m", "--output", "o"], "none is not a cache: it has no manifest.json"),
         (["--cache", "c", "--model", "m", "--output", "o", "--set", "betas=1"], "unknown key betas"),
+        (["--set", "kto.max_steps=9", "--max-steps", "8"], "kto.max_steps is given twice: by --set, and by an option"),
+        (["--set", "kto.per_device_eval_batch_size=1", "--batch-size", "2"], "kto.per_device_eval_batch_size is given"),
     ],
 )
 def test_wrong_use_is_one_line_and_a_hint(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
