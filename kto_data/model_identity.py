@@ -6,8 +6,6 @@ import hashlib
 import json
 from typing import Any
 
-import orjson
-
 from kto_data.startup import no_garbage_collection
 
 _READERS = ("processor_class", "image_processor_type", "video_processor_type", "_processor_class", "tokenizer")
@@ -31,11 +29,12 @@ def _tokenizer_state(tokenizer: Any) -> bytes:
     if backend is None:
         added = {str(token): index for token, index in tokenizer.get_added_vocab().items()}
         return json.dumps([tokenizer.get_vocab(), added, _beside_backend(tokenizer)], sort_keys=True).encode()
-    state = orjson.loads(backend.to_str())  # megabytes of vocabulary
-    # Left behind by whoever called last; they have no part in the ids of a single text.
-    state.pop("truncation", None)
-    state.pop("padding", None)
-    return orjson.dumps([state, _beside_backend(tokenizer)], option=orjson.OPT_SORT_KEYS)
+    written: str = backend.to_str()
+    # What comes first, truncation and padding, is left behind by whoever called last, and has no part in the ids of a
+    # single text. The rest is megabytes of vocabulary, which it would take long to parse.
+    _, begins, state = written.partition('"added_tokens":')
+    assert begins, "a tokenizer is written without its added tokens"
+    return json.dumps(_beside_backend(tokenizer), sort_keys=True).encode() + state.encode()
 
 
 def _beside_backend(tokenizer: Any) -> dict[str, Any]:
