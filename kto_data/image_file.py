@@ -11,9 +11,6 @@ from typing import IO
 from kto_data import image, remote_image, storage
 from kto_data.storage import Answer, FileState, Item
 
-_BLOCK_BYTES = 1 << 17
-"""Read at a time. For much more, the system would give fresh memory to each file."""
-
 
 def place(root: str, given: str) -> str:
     """Where the image is that data calls `given`: a path, or a URL where the root is one."""
@@ -44,7 +41,7 @@ def sha256(place: str) -> str:
     """The SHA-256 of the file, of which no more than a few blocks are held. Raises `OSError` as `open_whole` does."""
     content = hashlib.sha256()
     with open_whole(place) as file:
-        while block := file.read(_BLOCK_BYTES):
+        while block := file.read(image.BLOCK_BYTES):
             content.update(block)
     return content.hexdigest()
 

@@ -19,6 +19,7 @@ from kto_data.image.pixels import (
     to_rgb,
 )
 from kto_data.image.probing import (
+    BLOCK_BYTES,
     END_MARKERS,
     END_WINDOW,
     Content,
@@ -32,6 +33,7 @@ from kto_data.image.reading import read_image
 from kto_data.image.scaled import as_pixels, from_pixels, holds_our_pixels, num_bytes_as_pixels
 
 __all__ = [
+    "BLOCK_BYTES",
     "BOMB_PIXELS",
     "DECODE_ERRORS",
     "DEFAULT_MAX_PIXELS",

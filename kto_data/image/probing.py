@@ -28,7 +28,7 @@ from kto_data.storage import FileState
 
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 END_WINDOW = 4096  # bytes at the end searched for the marker: cameras append data behind it
-_BLOCK_BYTES = 1 << 17  # read at a time of a file whose content is hashed; more would be fresh memory for each file
+BLOCK_BYTES = 1 << 17  # read at a time of a file whose content is hashed; more would be fresh memory for each file
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
@@ -142,7 +142,7 @@ def _probe_content(given: str, path: str, info: os.stat_result, check: ImageChec
     try:
         descriptor = os.open(path, OPEN_FLAGS)
         try:
-            head = os.read(descriptor, _BLOCK_BYTES if with_content else HEAD_BYTES)
+            head = os.read(descriptor, BLOCK_BYTES if with_content else HEAD_BYTES)
             try:
                 header = _read_header(head, descriptor, num_bytes)
             except NotAnImageError:
@@ -187,7 +187,7 @@ def _tail(descriptor: int, num_bytes: int) -> bytes:
 def _sha256(head: bytes, descriptor: int) -> str:
     """The SHA-256 of a file that begins with `head`."""
     content, num_read = hashlib.sha256(head), len(head)
-    while block := os.pread(descriptor, _BLOCK_BYTES, num_read):
+    while block := os.pread(descriptor, BLOCK_BYTES, num_read):
         content.update(block)
         num_read += len(block)
     return content.hexdigest()
