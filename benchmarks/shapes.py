@@ -30,18 +30,18 @@ class Shape:
     about: str
 
 
-def llava_next(*, text: dict[str, int], vision: dict[str, int]) -> Parts:
-    """LLaVA-NeXT with another width and depth: one to five tiles of 36 tokens an image."""
+def llava_next(*, text: dict[str, int], vision: dict[str, int], tile: int = 84) -> Parts:
+    """LLaVA-NeXT with another width and depth: one to five tiles an image, of `tile` pixels a side (84: 36 tokens)."""
     processor, small = llava.llava_next()
-    tile, grids = 84, [[84, 168], [168, 84], [168, 168]]
+    grids = [[tile, 2 * tile], [2 * tile, tile], [2 * tile, 2 * tile]]
     images = processor.image_processor
     images.size, images.crop_size = {"shortest_edge": tile}, {"height": tile, "width": tile}
     images.image_grid_pinpoints = grids
     processor.patch_size = 14
     config = small.config
-    config.text_config.update({"vocab_size": VOCABULARY, "head_dim": 64, **text})
+    config.text_config.update({"vocab_size": VOCABULARY, "head_dim": 64} | text)
     config.vision_config.update({"image_size": tile, "patch_size": 14, **vision})
-    config.image_grid_pinpoints, config.image_seq_length = grids, 36
+    config.image_grid_pinpoints, config.image_seq_length = grids, (tile // 14) ** 2
     return processor, transformers.LlavaNextForConditionalGeneration(config)
 
 
@@ -57,6 +57,13 @@ def _llava_next_100_million() -> Parts:
     heads = {"num_attention_heads": 12, "num_key_value_heads": 12}
     vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6}
     return llava_next(text=text | heads, vision=vision)
+
+
+def _llava_next_billion() -> Parts:
+    text = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32_000}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 4}
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    return llava_next(text=text | heads, vision=vision, tile=336)
 
 
 def qwen2_5_vl(*, text: dict[str, int], vision: dict[str, int], mrope_section: list[int], max_tokens: int) -> Parts:
@@ -112,6 +119,9 @@ SHAPES: dict[str, Shape] = {
         image_sides=(60, 84),
         words=(4, 12),
         about="large beside a process, whose peak memory shows it",
+    ),
+    "llava-next-1b": Shape(
+        build=_llava_next_billion, about="a billion weights, few kernels a layer, for a GPU", **_LARGE
     ),
     "qwen2.5-vl-tiny": Shape(
         build=_qwen_tiny, image_sides=(56, 112, 168, 224), words=(4, 80), about="rehearses the large ones"

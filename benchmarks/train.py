@@ -6,10 +6,11 @@
                                                                            # peak memory, of which it takes up to 3 GB
 
 Stock TRL keeps its reference model and takes the rows in their order, which is random; ours has the reference's
-log-probabilities cached, and groups rows of like length. Each training is one epoch in a process of its own, stock and
+log-probabilities cached, and groups rows of like length. Each training is an epoch in a process of its own, stock and
 ours by turns, and the fastest of each counts. On processors alone, time is the CPU time of a single-threaded process
-that loads its data itself; on a GPU it is the clock's, and weights are bf16. Prints ratios: times alone say more about
-the machine. The pass that caches the reference happens once for all epochs and later runs, so it is told by itself.
+that loads its data itself; on a GPU it is the clock's, weights are bf16, and an epoch that is not timed comes first.
+Prints ratios: times alone say more about the machine. The pass that caches the reference happens once for all epochs
+and later runs, so it is told by itself.
 """
 
 from __future__ import annotations
@@ -103,8 +104,9 @@ def in_process(job: Job) -> Taken:
     if ran.returncode != 0:
         raise SystemExit(ran.stderr)
     taken = Taken(**json.loads(ran.stdout.splitlines()[-1]))
+    seconds = f"{taken.steps} steps in {taken.seconds:.1f} s, {taken.setup_seconds:.1f} s until the first"
     who, peak = "stock" if job.is_stock else "ours", f"{taken.peak_bytes / MIB:,.0f} MiB at most"
-    print(f"  {who}, {job.loss}: {taken.steps} steps in {taken.seconds:.1f} s, {peak}", flush=True)
+    print(f"  {who}, {job.loss}: {seconds}, {peak}", flush=True)
     return taken
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
 from benchmarks.train_rows import stock_dataset
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What one epoch took; seconds are the process's CPU time, and on a GPU those of the clock."""
+    """What one epoch took, on a GPU the second; seconds are CPU time of the process, there of the clock."""
 
     steps: int
     seconds: float
@@ -79,6 +79,18 @@ class _Ours(_Counted, CachedKTOTrainer):
     pass
 
 
+class _LastEpoch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Counts and times the last epoch alone."""
+
+    def __init__(self, counts: Counter[str], *, on_gpu: bool) -> None:
+        self.counts = counts
+        self.on_gpu = on_gpu
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.counts.clear()
+        self.started = _clock(self.on_gpu)
+
+
 def run(job: Job, folder: Path) -> Taken:
     """Train one epoch of all rows, without saving."""
     on_gpu = torch.cuda.is_available()
@@ -88,19 +100,21 @@ def run(job: Job, folder: Path) -> Taken:
         started = _clock(on_gpu)
         trainer = _trainer(job, folder, on_gpu)
         trainer.counts = Counter()
+        last_epoch = _LastEpoch(trainer.counts, on_gpu=on_gpu)
+        trainer.add_callback(last_epoch)
         setup, setup_flops = _clock(on_gpu) - started, counter.get_total_flops()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        started = _clock(on_gpu)
         trainer.train()
-        seconds = _clock(on_gpu) - started
+        seconds = _clock(on_gpu) - last_epoch.started
     peak = torch.cuda.max_memory_allocated() if on_gpu else _peak_of_process()
     reference_bytes = _weight_bytes(trainer.ref_model)
+    num_epochs = int(trainer.args.num_train_epochs)
     return Taken(
-        steps=trainer.state.global_step,
+        steps=trainer.state.global_step // num_epochs,
         seconds=seconds,
         setup_seconds=setup,
-        flops=counter.get_total_flops() - setup_flops,
+        flops=(counter.get_total_flops() - setup_flops) // num_epochs,
         setup_flops=setup_flops,
         tokens=trainer.counts["tokens"],
         padding=trainer.counts["slots"] - trainer.counts["tokens"],
@@ -127,7 +141,8 @@ def _trainer(job: Job, folder: Path, on_gpu: bool) -> Any:
     args = KTOConfig(
         output_dir=str(folder / "run"),
         per_device_train_batch_size=job.batch_size,
-        num_train_epochs=1,
+        # The first on a GPU compiles kernels and asks the driver for memory, at each width of a batch anew.
+        num_train_epochs=2 if on_gpu else 1,
         loss_type=job.loss,
         gradient_checkpointing=job.checkpointing,
         precompute_ref_log_probs=not job.is_stock,
