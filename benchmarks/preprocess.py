@@ -1,6 +1,6 @@
 """`ktodata preprocess` against LLaMA-Factory, TRL, the model's own processor and a bare tokenizer, in one run.
 
-    python -m benchmarks.preprocess --set-up                     LLaMA-Factory in an environment of its own, once
+    python -m benchmarks.preprocess --set-up                   environments for ktodata and for LLaMA-Factory, once
     python -m benchmarks.preprocess --model DIR [--data REAL.jsonl] [--quick] [--modes text,throughput,…]
 
 All are whole processes on rows of the same making, and each is run twice, on many rows and on few: the difference is
@@ -33,7 +33,8 @@ from benchmarks.validate import made_row, varied
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-ENVIRONMENT = HERE / ".envs" / "llama-factory"
+OURS = HERE / ".envs" / "ktodata"
+LLAMA_FACTORY = HERE / ".envs" / "llama-factory"
 PINS = ("llamafactory==0.9.5", "transformers==4.57.6")
 ENVIRONMENT_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -77,7 +78,7 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set-up", action="store_true", help="make LLaMA-Factory's environment and end")
+    parser.add_argument("--set-up", action="store_true", help="make the environments and end")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path, help="JSON lines of real text rows, to be varied")
     parser.add_argument("--template", default="qwen2_vl", help="LLaMA-Factory's name for the model's template")
@@ -88,6 +89,7 @@ def main() -> int:
         return set_up()
     print(f"ktodata {version('ktodata')}, transformers {version('transformers')}, trl {version('trl')}")
     print(f"peers: {', '.join(PINS) if has_llama_factory(options.model) else 'LLaMA-Factory left out'}")
+    print(f"ktodata in {'an environment of its own' if OURS.exists() else 'this environment, with all that is in it'}")
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} processors")
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), options.model, options.template, options.data, quick=options.quick)
@@ -98,20 +100,29 @@ def main() -> int:
 
 
 def set_up() -> int:
-    """Install LLaMA-Factory beside nothing of ours.
+    """Install ktodata, as who preprocesses would, and LLaMA-Factory, each beside nothing of the other.
 
+    In the environment of a developer are libraries that transformers imports wherever they are, and no user has all.
     torch comes first and stays, so that an index with a CPU wheel gives it, and nothing asks for gigabytes of CUDA.
     """
-    pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     torch = f"torch=={version('torch').partition('+')[0]}"
-    subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    subprocess.run([*pip, torch], check=True)
-    subprocess.run([*pip, torch, *PINS], check=True)
+    pinned = ("-c", str(ROOT / "constraints.txt"))
+    for environment, wanted in ((OURS, (*pinned, f"{ROOT}[preprocess]", "torchvision")), (LLAMA_FACTORY, PINS)):
+        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        subprocess.run([*pip, torch], check=True)
+        subprocess.run([*pip, torch, *wanted], check=True)
     return 0
 
 
+def our_python() -> str:
+    """The interpreter that runs ktodata: of its own environment, where that was made."""
+    python = OURS / "bin" / "python"
+    return str(python) if python.exists() else sys.executable
+
+
 def has_llama_factory(model: Path | None) -> bool:
-    return model is not None and (ENVIRONMENT / "bin" / "llamafactory-cli").exists()
+    return model is not None and (LLAMA_FACTORY / "bin" / "llamafactory-cli").exists()
 
 
 class Bench:
@@ -161,7 +172,7 @@ class Bench:
 
     def ktodata(self, data: Path, model: Path, jobs: int = 1) -> Cost:
         cache = self._cache()
-        ours = [sys.executable, "-m", "kto_data", "preprocess", str(data), "--model", str(model), "--output", cache]
+        ours = [our_python(), "-m", "kto_data", "preprocess", str(data), "--model", str(model), "--output", cache]
         return measured([*ours, "--jobs", str(jobs), "-q"], cache)
 
     def peer(self, script: str, *arguments: str, python: str = sys.executable, with_cache: bool = True) -> Cost:
@@ -170,7 +181,7 @@ class Bench:
         return measured([*command, cache] if with_cache else command, cache)
 
     def llama_factory(self, data: Path) -> Cost:
-        python = str(ENVIRONMENT / "bin" / "python")
+        python = str(LLAMA_FACTORY / "bin" / "python")
         return self.peer("llama_factory", str(data), str(self.model), self.template, python=python)
 
     def _cache(self) -> str:

@@ -7,7 +7,6 @@ the Typer app and adds its commands to it.
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import os
 import sys
@@ -21,6 +20,7 @@ import typer
 from kto_data import __version__
 from kto_data.errors import ExitCode, KtoDataError
 from kto_data.safe_text import printable
+from kto_data.startup import leave
 
 COMMANDS = ("validate", "convert", "stats", "preprocess", "inspect", "rule", "schema", "init")
 """The commands of this package, each of which is registered by the module of its name."""
@@ -134,6 +134,4 @@ def _prepare_streams() -> None:
 def run() -> None:
     """The console script."""
     _prepare_streams()
-    code = main()
-    gc.freeze()  # all goes now: Python need not look which of a million objects nobody uses any more
-    sys.exit(code)
+    leave(main())

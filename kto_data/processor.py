@@ -192,6 +192,7 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
     Raises `MissingExtraError` without transformers, and `ModelError` when the folder has no usable tokenizer, no chat
     template, or an image processor that cannot say what it makes of an image.
     """
+    _find(model)  # before anything that takes seconds
     is_of_texts_alone = _is_of_texts_alone(model)
     try:
         if is_of_texts_alone:
@@ -200,15 +201,9 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
         else:
             from transformers import AutoProcessor as Loader
     except ModuleNotFoundError as error:
-        if error.name == "transformers":
-            raise MissingExtraError("transformers", extra="preprocess", needed_for="reading a model") from None
         raise ModelError(
             f"transformers cannot be imported: {error.__cause__ or error}", hint=_TORCHVISION_HINT
         ) from None
-    if not os.path.isdir(model):
-        if os.path.exists(model) or os.path.isabs(model) or str(model).startswith("."):
-            raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
-        hub.look_for(str(model))
     try:
         options = {"config": _config(model)} if is_of_texts_alone else {}
         loaded = Loader.from_pretrained(str(model), trust_remote_code=trust_remote_code, **options)
@@ -226,6 +221,15 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
     processor = Processor(str(model), loaded)
     processor.check_usable()
     return processor
+
+
+def _find(model: str | Path) -> None:
+    if find_spec("transformers") is None:
+        raise MissingExtraError("transformers", extra="preprocess", needed_for="reading a model")
+    if not os.path.isdir(model):
+        if os.path.exists(model) or os.path.isabs(model) or str(model).startswith("."):
+            raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
+        hub.look_for(str(model))
 
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")

@@ -48,6 +48,20 @@ def test_what_is_no_model_is_named(tmp_path: Path, name: str, message: str) -> N
         load_processor(tmp_path / name)
 
 
+def test_a_mistyped_folder_is_told_before_transformers_is_imported() -> None:
+    steps = """
+import sys
+from kto_data.errors import ModelError
+from kto_data.processor import load_processor
+try:
+    load_processor("./mistyped")
+except ModelError as error:
+    print(error, "transformers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", steps], capture_output=True, text=True, check=True)
+    assert done.stdout == "./mistyped is not a folder False\n"
+
+
 def test_a_folder_without_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"tokenizer"):
