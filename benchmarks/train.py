@@ -104,7 +104,10 @@ def in_process(job: Job) -> Taken:
     if ran.returncode != 0:
         raise SystemExit(ran.stderr)
     taken = Taken(**json.loads(ran.stdout.splitlines()[-1]))
-    seconds = f"{taken.steps} steps in {taken.seconds:.1f} s, {taken.setup_seconds:.1f} s until the first"
+    seconds = (
+        f"{taken.steps} steps in {taken.seconds:.1f} s, of which {taken.step_seconds:.1f} s in forwards and backwards, "
+        f"{taken.setup_seconds:.1f} s until the first"
+    )
     who, peak = "stock" if job.is_stock else "ours", f"{taken.peak_bytes / MIB:,.0f} MiB at most"
     print(f"  {who}, {job.loss}: {seconds}, {peak}", flush=True)
     return taken

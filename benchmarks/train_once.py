@@ -45,6 +45,7 @@ class Taken:
 
     steps: int
     seconds: float
+    step_seconds: float  # of these in forwards and backwards: the rest is the optimizer's, and waiting for batches
     setup_seconds: float  # until the first step: loading, and the reference's log-probabilities where they are cached
     flops: int
     setup_flops: int
@@ -58,16 +59,20 @@ class Taken:
 
 
 class _Counted:
-    """Counts the tokens of the batches that a trainer trains."""
+    """Counts the tokens of the batches that a trainer trains, and the time of their forwards and backwards."""
 
     counts: Counter[str]
+    step_seconds: float
+    on_gpu: bool
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         for name in (ATTENTION_MASK, KL_PREFIX + ATTENTION_MASK):
             if name in inputs:
                 self.counts["tokens"] += int(inputs[name].sum())
                 self.counts["slots"] += inputs[name].numel()
+        started = _clock(self.on_gpu)
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        self.step_seconds += _clock(self.on_gpu) - started
         return loss
 
 
@@ -82,13 +87,12 @@ class _Ours(_Counted, CachedKTOTrainer):
 class _LastEpoch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Counts and times the last epoch alone."""
 
-    def __init__(self, counts: Counter[str], *, on_gpu: bool) -> None:
-        self.counts = counts
-        self.on_gpu = on_gpu
+    def __init__(self, trainer: _Counted) -> None:
+        self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.counts.clear()
-        self.started = _clock(self.on_gpu)
+        self.trainer.counts, self.trainer.step_seconds = Counter(), 0.0
+        self.started = _clock(self.trainer.on_gpu)
 
 
 def run(job: Job, folder: Path) -> Taken:
@@ -99,8 +103,8 @@ def run(job: Job, folder: Path) -> Taken:
     with FlopCounterMode(display=False) if job.count_flops else _nothing() as counter:
         started = _clock(on_gpu)
         trainer = _trainer(job, folder, on_gpu)
-        trainer.counts = Counter()
-        last_epoch = _LastEpoch(trainer.counts, on_gpu=on_gpu)
+        trainer.on_gpu = on_gpu
+        last_epoch = _LastEpoch(trainer)
         trainer.add_callback(last_epoch)
         setup, setup_flops = _clock(on_gpu) - started, counter.get_total_flops()
         if on_gpu:
@@ -113,6 +117,7 @@ def run(job: Job, folder: Path) -> Taken:
     return Taken(
         steps=trainer.state.global_step // num_epochs,
         seconds=seconds,
+        step_seconds=trainer.step_seconds,
         setup_seconds=setup,
         flops=(counter.get_total_flops() - setup_flops) // num_epochs,
         setup_flops=setup_flops,
