@@ -20,6 +20,9 @@ from kto_train.checks import deepspeed_file
 from kto_train.config import TrainConfig, check_fields
 
 
+_BETAS = ("adam_beta1", "adam_beta2")  # of which torch takes no integer, such as 0
+
+
 def check_library_fields(config: TrainConfig) -> None:
     """Raises `ConfigError` for a key under `kto` or `lora` that TRL or peft does not know, and for a value that is of a
     wrong type or makes no training."""
@@ -56,6 +59,7 @@ def kto_config(config: TrainConfig, balance: AdmissibleWeights, *, has_images: b
     if has_images:
         settings["dataloader_num_workers"] = max(1, min(4, (os.cpu_count() or 1) // 2))
     settings |= config.kto
+    settings |= {name: float(settings[name]) for name in _BETAS if name in settings}
     settings |= {
         "output_dir": config.output_dir,
         "seed": config.seed,

@@ -290,6 +290,11 @@ def test_what_trl_finds_wrong_with_a_setting_is_one_line(
     assert "\n" not in raised.value.what
 
 
+def test_no_momentum_is_written_as_an_integer_too(text_cache: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    config = make_config(text_cache, tiny_model("text"), tmp_path / "run", kto={"adam_beta1": 0, "max_steps": 1})
+    assert run(config, dry_run=False, say=lambda line: None) == ExitCode.OK
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
