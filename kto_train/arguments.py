@@ -19,7 +19,6 @@ from kto_train.bounds import value_problems
 from kto_train.checks import deepspeed_file
 from kto_train.config import TrainConfig, check_fields
 
-
 _BETAS = ("adam_beta1", "adam_beta2")  # of which torch takes no integer, such as 0
 
 
