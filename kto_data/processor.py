@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kto_data import hub
-from kto_data.errors import MissingExtraError, ModelError, first_line
+from kto_data.errors import ModelError, first_line, require_packages
 from kto_data.image_tokens import Run, SizeCounting, most_repeated
 from kto_data.model_identity import identity
 from kto_data.record import Record
@@ -224,8 +224,7 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Pro
 
 
 def _find(model: str | Path) -> None:
-    if find_spec("transformers") is None:
-        raise MissingExtraError("transformers", extra="preprocess", needed_for="reading a model")
+    require_packages(["transformers"], extra="preprocess", needed_for="reading a model")
     if not os.path.isdir(model):
         if os.path.exists(model) or os.path.isabs(model) or str(model).startswith("."):
             raise ModelError(f"{model} is not a folder", hint="--model takes a model folder or a hub id")
