@@ -1,18 +1,14 @@
-"""What a command need not wait for: torch where nothing uses it, the garbage collector, which finds hardly any, and at
-the end the freeing of all that it has made."""
+"""What a command need not wait for: torch where nothing uses it, and the garbage collector, which finds hardly any."""
 
 from __future__ import annotations
 
-import atexit
 import gc
-import os
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 OBJECTS_OF_PYTHON = 1_000
 """More than the collector passes over from the start, as it does in Python 3.12, and less than any program has."""
@@ -97,21 +93,3 @@ def less_garbage_collection() -> Iterator[None]:
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with an exit code, without taking Python down: to free a million objects one by one takes longer
-    than small data. mypy leaves so too.
-
-    What was left to be done at the end is done first. Where a thread is to be waited for, or a profiler wants to tell
-    what it has seen, Python is taken down.
-    """
-    gc.freeze()  # it need not be looked which of them nobody uses any more
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if sys.getprofile() is not None or not all(thread.daemon for thread in others):
-        sys.exit(code)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # its reader has gone, or it is closed: what was said was written before
-            stream.flush()
-    os._exit(code)

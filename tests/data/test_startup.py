@@ -1,10 +1,8 @@
-"""What is imported on first use is the same module, later; the garbage collector is left as it was found; and a process
-that is left has done all that it had to."""
+"""What is imported on first use is the same module, later; the garbage collector is left as it was found."""
 
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -129,43 +127,3 @@ def test_what_somebody_else_has_frozen_stays_so() -> None:
         assert gc.get_freeze_count() > OBJECTS_OF_PYTHON
     finally:
         gc.unfreeze()
-
-
-def left(steps: str) -> tuple[int, str]:
-    """The exit code and the output of a process that is left with 3 after some steps."""
-    program = f"import atexit, sys, threading, time\nfrom kto_data.startup import leave\n{steps}\nleave(3)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    return done.returncode, done.stdout
-
-
-def test_a_process_that_is_left_frees_nothing_and_does_what_was_to_be_done_at_the_end() -> None:
-    steps = """
-class Freed:
-    def __del__(self):
-        print("freed")
-kept = Freed()
-atexit.register(print, "done at the end")
-print("said", end=" ")
-"""
-    assert left(steps) == (3, "said done at the end\n")
-
-
-def test_a_process_that_is_left_waits_for_its_threads() -> None:
-    steps = "threading.Thread(target=lambda: (time.sleep(0.2), print('done'))).start()"
-    assert left(steps) == (3, "done\n")
-
-
-def test_a_process_that_is_left_waits_for_no_daemon() -> None:
-    assert left("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()") == (3, "")
-
-
-def test_a_process_that_is_left_lets_a_profiler_tell_what_it_saw(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("from kto_data.startup import leave\nleave(3)\n")
-    done = subprocess.run([sys.executable, "-m", "cProfile", str(script)], capture_output=True, text=True, check=False)
-    assert "(leave)" in done.stdout
-
-
-def test_a_process_whose_reader_has_gone_is_left_all_the_same() -> None:
-    assert left("sys.stdout = open('/dev/full', 'w'); print('said to nobody')") == (3, "")
