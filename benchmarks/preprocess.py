@@ -89,7 +89,7 @@ def main() -> int:
         return set_up()
     print(f"ktodata {version('ktodata')}, transformers {version('transformers')}, trl {version('trl')}")
     print(f"peers: {', '.join(PINS) if has_llama_factory(options.model) else 'LLaMA-Factory left out'}")
-    print(f"ktodata in {'an environment of its own' if OURS.exists() else 'this environment, with all that is in it'}")
+    print(f"ktodata run by {our_python()}")
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} processors")
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), options.model, options.template, options.data, quick=options.quick)

@@ -39,7 +39,7 @@ def llava_next(*, text: dict[str, int], vision: dict[str, int], tile: int = 84) 
     images.image_grid_pinpoints = grids
     processor.patch_size = 14
     config = small.config
-    config.text_config.update({"vocab_size": VOCABULARY, "head_dim": 64} | text)
+    config.text_config.update({"vocab_size": VOCABULARY, "head_dim": 64, **text})
     config.vision_config.update({"image_size": tile, "patch_size": 14, **vision})
     config.image_grid_pinpoints, config.image_seq_length = grids, (tile // 14) ** 2
     return processor, transformers.LlavaNextForConditionalGeneration(config)

@@ -63,16 +63,15 @@ class _Counted:
 
     counts: Counter[str]
     step_seconds: float
-    on_gpu: bool
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         for name in (ATTENTION_MASK, KL_PREFIX + ATTENTION_MASK):
             if name in inputs:
                 self.counts["tokens"] += int(inputs[name].sum())
                 self.counts["slots"] += inputs[name].numel()
-        started = _clock(self.on_gpu)
+        started = _clock()
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        self.step_seconds += _clock(self.on_gpu) - started
+        self.step_seconds += _clock() - started
         return loss
 
 
@@ -92,7 +91,7 @@ class _LastEpoch(TrainerCallback):  # type: ignore[misc]  # transformers has no 
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.counts, self.trainer.step_seconds = Counter(), 0.0
-        self.started = _clock(self.trainer.on_gpu)
+        self.started = _clock()
 
 
 def run(job: Job, folder: Path) -> Taken:
@@ -101,16 +100,15 @@ def run(job: Job, folder: Path) -> Taken:
     if not on_gpu:
         torch.set_num_threads(1)
     with FlopCounterMode(display=False) if job.count_flops else _nothing() as counter:
-        started = _clock(on_gpu)
+        started = _clock()
         trainer = _trainer(job, folder, on_gpu)
-        trainer.on_gpu = on_gpu
         last_epoch = _LastEpoch(trainer)
         trainer.add_callback(last_epoch)
-        setup, setup_flops = _clock(on_gpu) - started, counter.get_total_flops()
+        setup, setup_flops = _clock() - started, counter.get_total_flops()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         trainer.train()
-        seconds = _clock(on_gpu) - last_epoch.started
+        seconds = _clock() - last_epoch.started
     peak = torch.cuda.max_memory_allocated() if on_gpu else _peak_of_process()
     reference_bytes = _weight_bytes(trainer.ref_model)
     num_epochs = int(trainer.args.num_train_epochs)
@@ -187,8 +185,8 @@ class _nothing:
         return 0
 
 
-def _clock(on_gpu: bool) -> float:
-    if on_gpu:
+def _clock() -> float:
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()
