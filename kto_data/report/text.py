@@ -19,7 +19,7 @@ _INDENT = "    "
 _COLORS = {Severity.ERROR: "31", Severity.WARNING: "33", Severity.INFO: "34"}
 _BOLD, _DIM, _GREEN = "1", "2", "32"
 FIX_WORDS = {
-    Fix.SAFE: "can be mended without a person looking",
+    Fix.SAFE: "--fix mends it where it is plain what was meant",
     Fix.UNSAFE: "look before you mend it: the right value is a guess",
     Fix.REJECT: "cannot be mended: leave the record out",
     Fix.NONE: "needs a person",
