@@ -8,7 +8,8 @@ FUZZ_SECONDS := 600
 CONTRACTS := trl-1.9 trl-1.10 trl-1.11 trl-1.12 trl-1.13 trl-1.14 trl-1.16 transformers-5.24
 TORCHVISION := 0.28.0
 PYLINT_SARIF := 0.2.1
-SOURCES := kto_data kto_train tests examples benchmarks docs cli.py
+SOURCES := kto_data kto_train tests examples benchmarks docs cli.py hatch_build.py
+C_SOURCES := kto_data/scan.c
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format generated contract families device bench fuzz clean
@@ -18,7 +19,7 @@ help:  ## this list
 
 # A stamp, so that an installed environment is not looked at again until what it was made from changes.
 # torch comes first and by itself: asked for so, an index that has a CPU wheel gives it instead of gigabytes of CUDA.
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py kto_data/scan.c
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
 	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
@@ -52,6 +53,7 @@ check:
 lint: install  ## style, types, import floors, spelling
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
@@ -59,6 +61,7 @@ lint: install  ## style, types, import floors, spelling
 format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/clang-format -i $(C_SOURCES)
 
 generated: install  ## write schemas/ and the generated pages of docs/ anew
 	$(BIN)/ktodata schema --write schemas
@@ -100,4 +103,4 @@ fuzz: install  ## search for bytes that break the laws, FUZZ_SECONDS a target (6
 	done; test -z "$$found"
 
 clean:  ## remove all that make made
-	rm -rf $(VENV) .envs demo-out fuzz-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) kto_data/*.so .envs demo-out fuzz-out dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -28,9 +27,10 @@ from kto_data.frames import Frame, find_frame
 from kto_data.json_array import MAX_COMMAS
 from kto_data.marks import count_delimiters, find_beginnings
 from kto_data.noting import CODES_OF_WHOLE_RECORDS
+from kto_data.plain import Sifted, read_plain
 from kto_data.row import Row
 from kto_data.rules.base import Stage
-from kto_data.rules.chat import MAY_FOLLOW, is_blank
+from kto_data.rules.chat import are_in_order, is_blank
 from kto_data.rules.chunk_facts import Shape
 from kto_data.rules.control_tokens import TOKEN_BEGINNINGS, may_be_control_token
 
@@ -44,6 +44,7 @@ are asked themselves."""
 _PLACEHOLDER = IMAGE_PLACEHOLDER.encode()
 _BEGINNINGS = {**TOKEN_BEGINNINGS, _PLACEHOLDER[:1]: TOKEN_BEGINNINGS[_PLACEHOLDER[:1]] | {_PLACEHOLDER[:3]}}
 _LINES_AT_ONCE = 32  # more, joined, would take memory and save no time
+_FEW = 4  # of so many lines one may be judged alone; more are judged faster all together
 _MANY_KINDS = 10_000  # more are not remembered
 _NO_IMAGES: list[str] = []
 
@@ -55,18 +56,6 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _Id = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # larger ones are looked at
 _MAY_BE_LEFT_OUT: dict[str, Any] = {"images": list[str], "id": _Id | str | None, "source": str | None}
-
-
-@dataclass(slots=True)
-class Sifted:
-    """What the gate says of some lines. Columns have an entry for each line that is not doubtful, in their order."""
-
-    prompts: list[int] = field(default_factory=list)  # 64-bit numbers, see `kto_data.digest`
-    completions: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)  # of completions, in characters
-    shapes: list[tuple[bool, int, int, str]] = field(default_factory=list)  # see `Shape`
-    images: dict[int, list[str]] = field(default_factory=dict)  # by place in the columns: of records that have any
-    doubtful: list[int] = field(default_factory=list)  # indices of the lines that need a closer look, ascending
 
 
 class _Kind:
@@ -88,6 +77,7 @@ class Gate:
         settings = checker.settings
         # What the layout renames or leaves out goes the slow way.
         takes = checker.layout.takes_as_is
+        self._takes_plain = takes(("messages", "label", *_MAY_BE_LEFT_OUT))
         self._may_judge = KNOWN_RULES.issuperset(rule.code for rule in settings.rules(Stage.ROW))
         self._may_judge &= settings.codes.isdisjoint(CODES_OF_WHOLE_RECORDS) and takes(("messages", "label"))
         fields: list[Any] = [("messages", list[_Message]), ("label", bool)]
@@ -102,7 +92,12 @@ class Gate:
         """Judge all lines of a block."""
         if not self._may_judge:
             return Sifted(doubtful=list(range(len(block))))
-        return self._judge(*block.joined, block.path)
+        data, ends = block.joined
+        sifted = read_plain(data, ends) if self._takes_plain else None
+        if sifted is None or _FEW * len(sifted.doubtful) > len(ends):
+            return self._judge(data, ends, block.path)
+        self._look_again(sifted, data, ends, block.path)
+        return sifted
 
     def clean(self, raw: bytes, data_path: str) -> tuple[SampleDigest, int, Shape] | None:
         """The digest, the length of the completion and the shape of the one record in `raw`; None where a closer look
@@ -187,13 +182,30 @@ class Gate:
         sifted.doubtful = doubtful
         return sifted
 
+    def _look_again(self, sifted: Sifted, data: bytes, ends: Sequence[int], path: str) -> None:
+        """Judge the lines that are doubtful yet, and put in their places what is found of those that are clean."""
+        doubtful, sifted.doubtful = sifted.doubtful, []
+        for index in doubtful:
+            line = data[ends[index - 1] + 1 if index else 0 : ends[index]]
+            found = self._judge(line, (len(line),), path)
+            if found.doubtful:
+                sifted.doubtful.append(index)
+                continue
+            place = index - len(sifted.doubtful)
+            sifted.prompts[place:place] = found.prompts
+            sifted.completions[place:place] = found.completions
+            sifted.lengths[place:place] = found.lengths
+            sifted.shapes[place:place] = found.shapes
+            if found.images:
+                sifted.images[place] = found.images[0]
+
     def _meet(self, key: tuple[Any, ...]) -> _Kind | None:
         """What is remembered of records that come first here; None where the order of roles is one to be found fault
         with."""
         if len(self._kinds) >= _MANY_KINDS:
             self._kinds.clear()
         _, num_images, *roles = key
-        self._kinds[key] = _Kind(roles, num_images) if _are_in_order(roles) else None
+        self._kinds[key] = _Kind(roles, num_images) if are_in_order(roles) else None
         return self._kinds[key]
 
     def _is_sound(self, row: Any, line: bytes, kind: _Kind) -> bool:
@@ -233,13 +245,6 @@ def _may_hold_tokens(spelled: bytes, has_images: bool) -> bool:
         may_be_control_token(spelled, place) or (not has_images and spelled.startswith(_PLACEHOLDER, place))
         for place in find_beginnings(spelled, _BEGINNINGS)
     )
-
-
-def _are_in_order(roles: Sequence[str]) -> bool:
-    """Whether the roles take turns as they should and end with the assistant."""
-    if len(roles) < 2 or roles[-1] != "assistant":
-        return False
-    return all(role in MAY_FOLLOW.get(before, ()) for before, role in pairwise(("", *roles)))
 
 
 def _count_strings(row: Any) -> int:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from kto_data.check import CheckSettings, LineChecker
 from kto_data.chunk import Chunk
-from kto_data.clean import Gate, Sifted
+from kto_data.clean import Gate
 from kto_data.finding import Finding
 from kto_data.formats import Layout
 from kto_data.lost import lost_rows
 from kto_data.noting import note
+from kto_data.plain import Sifted
 from kto_data.rules.chunk_facts import ChunkFacts
 from kto_data.rules.files import LINE_ENDING_CODES
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,7 +45,10 @@ hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
 
 NO_BROWSER = "no chromium"
-"""Why a test of the HTML report is left out: the one reason for which a test may be."""
+"""Why a test of the HTML report is left out."""
+NO_COMPILER = "no C compiler"
+"""Why a test of what is compiled is left out. There is no third reason for which a test may be."""
+CAN_COMPILE = shutil.which("cc") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 _LAST_WORDS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -71,7 +75,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what crashed processes said at last, and by name what was left out for want of a browser."""
+    """Say what crashed processes said at last, and by name what was left out, and for want of what."""
     for words in Path(config.stash[_LAST_WORDS].name).iterdir():
         if said := words.read_text():
             # Ray says why it ends a process in a log alone, behind much that is no trouble.
@@ -80,8 +84,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.section("last words of a crashed process")
             terminalreporter.write_line("\n".join([said, *itertools.chain(*troubles)]))
     for report in terminalreporter.stats.get("skipped", ()):
-        if isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(NO_BROWSER):
-            terminalreporter.write_line(f"left out ({NO_BROWSER}): {report.nodeid}")
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        for lacking in (NO_BROWSER, NO_COMPILER):
+            if reason.endswith(lacking):
+                terminalreporter.write_line(f"left out ({lacking}): {report.nodeid}")
 
 
 TinyModel = Callable[[str], Path]

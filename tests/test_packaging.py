@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import TinyModel, make_record, write_jsonl
+from conftest import CAN_COMPILE, NO_COMPILER, TinyModel, make_record, write_jsonl
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("ray", "torch", "transformers", "datasets", "pyarrow", "polars", "PIL", "trl", "matplotlib")
@@ -30,13 +30,16 @@ def ktodata_without(packages: list[str], *arguments: str | Path) -> subprocess.C
     return python(code, *arguments)
 
 
+def build_wheel(folder: Path, **variables: str) -> Path:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, env=os.environ | variables)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("dist")))
 
 
 def test_the_wheel_holds_both_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -56,6 +59,21 @@ def test_the_wheel_holds_what_the_html_report_is_made_of(wheel: zipfile.ZipFile)
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "kto_data/report/templates").iterdir()}
     assert {Path(name).suffix for name in files} == {".html", ".css", ".js"}
     assert files <= set(wheel.namelist())
+
+
+@pytest.mark.skipif(not CAN_COMPILE, reason=NO_COMPILER)
+def test_the_wheel_of_a_machine_with_a_compiler_holds_compiled_code_for_every_python(wheel: zipfile.ZipFile) -> None:
+    assert wheel.filename is not None
+    assert Path(wheel.filename).name.split("-")[2:4] == ["cp311", "abi3"]
+    assert "kto_data/_scan.abi3.so" in wheel.namelist()
+    assert "kto_data/scan.c" not in wheel.namelist()
+
+
+@pytest.mark.parametrize("variables", [{"CC": "/bin/false"}, {"HATCH_BUILD_NO_HOOKS": "true"}], ids="".join)
+def test_without_a_compiler_the_wheel_is_for_every_platform(variables: dict[str, str], tmp_path: Path) -> None:
+    path = build_wheel(tmp_path, **variables)
+    assert path.name.endswith("-py3-none-any.whl")
+    assert [name for name in zipfile.ZipFile(path).namelist() if "_scan" in name] == ["kto_data/_scan.pyi"]
 
 
 def test_help_loads_no_heavy_library() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from kto_data.fields import ROLES
 from kto_data.finding import Severity
@@ -43,6 +44,13 @@ MAY_FOLLOW: dict[str, tuple[str, ...]] = {
 def is_blank(text: str) -> bool:
     """Whether the text shows nothing: only whitespace and invisible characters."""
     return not text.strip(_BLANK)
+
+
+def are_in_order(roles: Sequence[str]) -> bool:
+    """Whether the roles of a record take turns as they should and end with the assistant."""
+    if len(roles) < 2 or roles[-1] != "assistant":
+        return False
+    return all(role in MAY_FOLLOW.get(before, ()) for before, role in pairwise(("", *roles)))
 
 
 @rule("KTO301", "last-turn-not-assistant", Severity.ERROR, Stage.ROW)

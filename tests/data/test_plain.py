@@ -1,0 +1,336 @@
+"""The law of the compiled code: what it calls plain, others call clean, with the same columns. It stays in bounds."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import sysconfig
+from array import array
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from conftest import CAN_COMPILE, NO_COMPILER, make_record
+from hypothesis import given
+from hypothesis import strategies as st
+from test_clean import SETTINGS
+
+from kto_data import plain
+from kto_data.check import LineChecker
+from kto_data.chunk import Block
+from kto_data.clean import Gate
+from kto_data.fields import ROLES
+from kto_data.formats import Layout
+from kto_data.plain import Sifted, read_plain
+from kto_data.rules.control_tokens import AMBIGUOUS, TOKEN_BEGINNINGS, find_control_tokens
+
+ROOT = Path(__file__).parents[2]
+_CHECKER = LineChecker(Layout(), SETTINGS)
+
+pytestmark = pytest.mark.skipif(plain.scan is None and not CAN_COMPILE, reason=NO_COMPILER)
+
+
+def _is_plain(raw: bytes) -> bool:
+    return read_plain(raw, [len(raw)]).doubtful == []
+
+
+def _columns_of_others(raw: bytes) -> Sifted:
+    """What is said of a line without the compiled code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "scan", None)
+        assert read_plain(raw, [len(raw)]) == Sifted(doubtful=[0])
+        return Gate(_CHECKER).sift(Block(path="data.jsonl", data=raw, ends=()))
+
+
+def _hold_law(raw: bytes) -> bool:
+    """Whether the line is plain; fails where it should not be, or something else is said of it."""
+    found = read_plain(raw, [len(raw)])
+    if found.doubtful:
+        assert found == Sifted(doubtful=[0])
+        return False
+    assert found == _columns_of_others(raw)
+    return True
+
+
+def _spaced(record: Any) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+_FIRST = {"messages": make_record()["messages"], "label": False}
+_CONTENT_FIRST = [{"content": "Wer?", "role": "user"}, {"content": "Ich.", "role": "assistant"}]
+_TURNS = [{"role": role, "content": str(turn)} for turn in range(15) for role in ("user", "assistant")]
+_USED_TOOL = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "add(2, 2)"},
+    {"role": "tool", "content": "4"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+def _asked(question: str, answer: str = "Yes.", **others: Any) -> dict[str, Any]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return make_record(messages=turns, **others)
+
+
+_PLAIN = [
+    make_record(),
+    _FIRST,
+    dict(reversed(_FIRST.items())),
+    make_record(messages=_CONTENT_FIRST),
+    make_record(messages=_USED_TOOL),
+    make_record(messages=_USED_TOOL[:1] + _TURNS),
+    make_record(id="a-1", source='web "x" é', images=[]),
+    make_record(id=7),
+    make_record(id=0),
+    make_record(id=10**18 - 1),
+    {"id": None, "source": None, **make_record()},
+    _asked('"What"\\ is \t this?\r\n', "\n\n  A square.\b\f"),
+    _asked("这是什么？", "これは四角です。"),
+    _asked("\u3042", "\uac00"),
+    _asked("é", "\U0001f600"),
+    _asked('"', "\\"),
+    _asked("a < b, x[0], <i>not</i>", "~/\x7f"),
+]
+
+
+@pytest.mark.parametrize("record", _PLAIN, ids=range(len(_PLAIN)))
+@pytest.mark.parametrize("spell", [_spaced, orjson.dumps])
+def test_what_most_programs_write_is_plain(record: Any, spell: Any) -> None:
+    assert _hold_law(spell(record))
+
+
+_DOUBTFUL = [
+    b"",
+    b" ",
+    b"{}",
+    b"null",
+    b"\xef\xbb\xbf" + orjson.dumps(make_record()),
+    orjson.dumps(make_record()) + b" ",
+    orjson.dumps(make_record()) + b"\r",
+    orjson.dumps(make_record()) + b"}",
+    orjson.dumps(make_record(), option=orjson.OPT_INDENT_2),
+    orjson.dumps(make_record()).replace(b'"role"', b'"role" "content"', 1),
+    orjson.dumps(make_record()).replace(b'"role":', b'"role""content":', 1),
+    orjson.dumps(make_record()).replace(b'"role":"user"', b'"role":"user","role":"user"'),
+    orjson.dumps(make_record()).replace(b'"label"', b'"label":true,"label"'),
+    orjson.dumps(make_record()).replace(b'"label"', b'"messages":[],"label"'),
+    orjson.dumps(make_record()).replace(b'"label"', b'"messages":[{"role":"user","content":"a"}],"label"'),
+    orjson.dumps(make_record()).replace(b"true", b"True"),
+    orjson.dumps(make_record()).replace(b"true", b"trues"),
+    orjson.dumps(make_record()).replace(b"true", b'"true"'),
+    orjson.dumps(make_record()).replace(b"red", rb"\/"),
+    orjson.dumps(make_record()).replace(b"red", rb"\u0072ed"),
+    orjson.dumps(make_record()).replace(b"red", b"\x00"),
+    orjson.dumps(make_record()).replace(b"red", b"\\"),
+    *(
+        orjson.dumps(make_record(id=1)).replace(b":1", b":" + digits)
+        for digits in (b"01", b"-1", b"1.0", b"1e3", b"+1")
+    ),
+    *(orjson.dumps(make_record(id=number)) for number in (10**18, 2**64 - 1, True, [1], {})),
+    *(orjson.dumps(make_record(source=name)) for name in (1, False, [], {})),
+    *(orjson.dumps(make_record(images=given)) for given in (["a.png"], {}, "")),
+    orjson.dumps({**make_record(), "images": None}),
+    *(orjson.dumps(make_record(**{name: value})) for name, value in (("tools", []), ("metadata", {}), ("x", 1))),
+    *(orjson.dumps(make_record(label=label)) for label in ("yes", 1, 0, [])),
+    orjson.dumps({"messages": make_record()["messages"]}),
+    orjson.dumps({"label": True}),
+    orjson.dumps(make_record(messages=[])),
+    orjson.dumps(make_record(messages=_TURNS[:1])),
+    orjson.dumps(make_record(messages=_TURNS[:3])),
+    orjson.dumps(make_record(messages=[*_TURNS[:2], *_USED_TOOL[:1]])),
+    orjson.dumps(make_record(messages=[*_TURNS, *_TURNS[:2]])),
+    orjson.dumps(make_record(messages=[{"role": "human", "content": "a"}, _TURNS[1]])),
+    orjson.dumps(make_record(messages=[{"role": "user"}, _TURNS[1]])),
+    orjson.dumps(make_record(messages=[{"content": "a"}, _TURNS[1]])),
+    orjson.dumps(make_record(messages=[{"role": "user", "content": "a", "name": "b"}, _TURNS[1]])),
+    orjson.dumps(make_record(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}]}, _TURNS[1]])),
+    *(orjson.dumps(_asked(text)) for text in ("", " ", "\n\t ", "\u200b", "\u00ad", "\u3000 ", "\ufeff", "<image>a")),
+]
+
+
+@pytest.mark.parametrize("raw", _DOUBTFUL, ids=range(len(_DOUBTFUL)))
+def test_what_needs_a_second_look_is_doubtful(raw: bytes) -> None:
+    assert not _is_plain(raw)
+
+
+_TOKENS = [
+    *("[INST]", "<<SYS>>", "<|im_start|>", "<|endoftext|>", "<bos>", "<start_of_turn>", "<｜User｜>", "<IMG_CONTEXT>"),
+    *("<s>", "</s>", "[IMG]", "<global-img>", "<|image_12|>", *sorted(AMBIGUOUS)),
+]
+
+
+@pytest.mark.parametrize("token", _TOKENS)
+@pytest.mark.parametrize("text", ["{}", "a {}", "{} b", "0123456789abcde{}"])
+def test_no_text_with_a_control_token_is_plain(token: str, text: str) -> None:
+    assert find_control_tokens(token)
+    assert not _is_plain(orjson.dumps(_asked(text.format(token))))
+    assert not _is_plain(orjson.dumps(_asked("a", text.format(token))))
+
+
+def test_control_tokens_begin_with_what_the_compiled_code_stops_at() -> None:
+    assert set(TOKEN_BEGINNINGS) == {b"<", b"["}
+    assert set(plain.ROLES) == set(ROLES)
+
+
+_content = st.one_of(
+    st.text(max_size=40),
+    st.text(st.sampled_from('ab \n\t"\\<[|>/é\u200b\u3000世\U0001f600\x00\x1f\x7f'), max_size=40),
+    st.sampled_from(["<image>", "<|im_end|>", "</s>", "[INST]", ""]),
+)
+_messages = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from([*ROLES, *ROLES, "human"]), "content": _content}), max_size=5
+)
+_pair = st.tuples(_content, _content).map(lambda both: _asked(*both)["messages"])
+_records = st.fixed_dictionaries(
+    {"messages": _pair | _messages, "label": st.booleans() | st.none()},
+    optional={
+        "id": st.integers() | _content | st.none(),
+        "source": _content | st.none(),
+        "images": st.just([]) | st.none(),
+    },
+)
+
+
+@given(_records, st.sampled_from([_spaced, lambda record: json.dumps(record).encode()]), st.randoms())
+def test_what_is_plain_is_clean_and_has_the_same_columns(record: Any, spell: Any, chance: random.Random) -> None:
+    items = list(record.items())
+    chance.shuffle(items)
+    _hold_law(spell(dict(items)))
+
+
+@given(_records, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3))
+def test_bytes_put_anywhere_make_nothing_plain_that_is_not_clean(
+    record: Any, at: int, dropped: int, put: bytes
+) -> None:
+    raw = _spaced(record)
+    _hold_law(raw[:at] + put + raw[at + dropped :])
+
+
+@given(st.binary(max_size=24), st.integers(0, 20))
+def test_a_text_is_plain_only_in_valid_utf8(text: bytes, before: int) -> None:
+    raw = orjson.dumps(_asked("@")).replace(b"@", b"a" * before + text)
+    if _hold_law(raw):
+        assert orjson.dumps(orjson.loads(raw)["messages"][0]["content"]) == b'"' + b"a" * before + text + b'"'
+
+
+@pytest.mark.parametrize("first", range(0x80, 0x100))
+def test_each_character_of_utf8_is_told_from_what_is_none(first: int) -> None:
+    line = orjson.dumps(_asked("a@"))
+    for second in (0x22, 0x5C, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0):
+        for rest in (b"", b"\x80", b"\xbf", b"\x80\x80", b"\xbf\xbf", b"\x80\x80\x80"):
+            text = bytes([first, second]) + rest
+            assert _is_plain(line.replace(b"@", text)) is _is_utf8(text), text
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_a_line_that_is_cut_anywhere_is_doubtful_whatever_follows() -> None:
+    raw = _spaced(_PLAIN[6])
+    for stop in range(len(raw)):
+        assert not _is_plain(raw[:stop])
+        # What would make it whole stands behind its end.
+        assert read_plain(raw, [stop, len(raw)]).doubtful == [0, 1]
+
+
+def test_lines_of_a_block_are_told_apart() -> None:
+    gate = Gate(_CHECKER)
+    chance = random.Random(0)
+    kinds = [_spaced(record) for record in _PLAIN] * 9 + [raw for raw in _DOUBTFUL if b"\n" not in raw]
+    for _ in range(200):
+        lines = chance.choices(kinds, k=chance.randrange(1, 40))
+        data = b"\n".join(lines)
+        ends = [end for end, byte in enumerate(data) if byte == 10]
+        found = gate.sift(Block(path="data.jsonl", data=data + b"\n", ends=(*ends, len(data))))
+        alone = [_columns_of_others(line) for line in lines]
+        assert found.doubtful == [index for index, one in enumerate(alone) if one.doubtful]
+        for column in ("prompts", "completions", "lengths", "shapes"):
+            assert getattr(found, column) == [value for one in alone for value in getattr(one, column)]
+
+
+def _scan(data: bytes, ends: list[int], *, longest: int = 1000, room_for: int = 9, texts: int = 99) -> tuple[Any, ...]:
+    lines, spans = array("q", [-1] * 5 * room_for), array("q", [-1] * (texts + 8))
+    written = plain.scan(data, array("q", ends), b"<im", longest, lines, memoryview(spans)[:texts])  # type: ignore[arg-type]
+    assert spans[texts:] == array("q", [-1] * 8)
+    return written, lines.tolist()[: 5 * len(ends)], spans.tolist()[:written]
+
+
+def test_places_are_those_of_the_texts_and_the_source() -> None:
+    raw = orjson.dumps(_asked("Où?", "Là.", source="web", label=False))
+    data = b"x\n" + raw
+    written, lines, spans = _scan(data, [1, len(data)])
+    assert (written, lines[:5]) == (4, [0] * 5)
+    roles, label, length, start, stop = lines[5:]
+    assert (roles, label, length, data[start:stop]) == (0b1_01_10, 0, 3, b'"web"')
+    assert [data[start:stop].decode() for start, stop in zip(spans[::2], spans[1::2], strict=True)] == [
+        '"Où?"',
+        '"Là."',
+    ]
+
+
+@pytest.mark.parametrize("texts", range(10))
+def test_where_no_room_is_left_a_line_is_doubtful(texts: int) -> None:
+    raw = orjson.dumps(make_record())
+    data = b"\n".join([raw] * 3)
+    ends = [len(raw), 2 * len(raw) + 1, len(data)]
+    written, lines, _ = _scan(data, ends, texts=texts)
+    assert written == texts // 4 * 4
+    assert [bool(roles) for roles in lines[::5]] == [index < texts // 4 for index in range(3)]
+
+
+def test_a_line_longer_than_is_asked_for_is_doubtful() -> None:
+    raw = orjson.dumps(make_record())
+    assert _scan(raw, [len(raw)], longest=len(raw))[0] == 4
+    assert _scan(raw, [len(raw)], longest=len(raw) - 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ends", "room_for"), [([4], 9), ([-1], 9), ([2, 1], 9), ([2, 2], 9), ([1, 3], 1), ([2**62], 9), ([3, 4], 9)]
+)
+def test_ends_beyond_the_data_and_too_little_room_are_refused(ends: list[int], room_for: int) -> None:
+    with pytest.raises(ValueError, match="must ascend"):
+        _scan(b"abc", ends, room_for=room_for)
+
+
+def test_every_field_of_what_was_sifted_is_compared() -> None:
+    assert {field.name for field in fields(Sifted)} == {
+        *("prompts", "completions", "lengths", "shapes", "images", "doubtful")
+    }
+
+
+def test_the_code_was_compiled_where_it_can_be() -> None:
+    assert plain.scan is not None
+
+
+@pytest.mark.skipif(not CAN_COMPILE, reason=NO_COMPILER)
+def test_the_code_compiles_without_a_warning(tmp_path: Path) -> None:
+    flags = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-fPIC"]
+    places = [f"-I{sysconfig.get_path('include')}", "-o", str(tmp_path / "scan.o"), str(ROOT / "kto_data/scan.c")]
+    command = ["cc", "-c", *flags, *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_the_code_the_program_finds_the_same(tmp_path: Path) -> None:
+    lines = [*map(_spaced, _PLAIN), *(raw for raw in _DOUBTFUL if b"\n" not in raw)]
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    code = "import sys; {}; from kto_data.cli import run; run()"
+    options = ["validate", str(path), "--output-format", "json", "--exit-zero"]
+    reports = []
+    for before in ("pass", "sys.modules['kto_data._scan'] = None"):
+        command = [sys.executable, "-c", code.format(before), *options]
+        reports.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+        del reports[-1]["run"]  # when it was
+    assert reports[0] == reports[1]
+    assert len(reports[0]["findings"]) > len(_DOUBTFUL) // 2
