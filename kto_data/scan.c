@@ -149,7 +149,7 @@ static bool is_visible(Place at) {
     }
     /* With the bytes left out begin spaces, soft hyphens, joiners and byte order marks, and other characters too. */
     if (*at == 0xE3) return at[1] > 0x80;
-    return *at != '"' && *at != 0x7F && *at != 0xC2 && *at != 0xE1 && *at != 0xE2 && *at != 0xEF;
+    return *at != '"' && *at != 0xC2 && *at != 0xE1 && *at != 0xE2 && *at != 0xEF;
 }
 
 static bool take_message(Reader *r, Found *found) {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import random
 import subprocess
 import sys
@@ -61,8 +63,11 @@ def _spaced(record: Any) -> bytes:
 
 
 _FIRST = {"messages": make_record()["messages"], "label": False}
+_LAST = {"label": False, "messages": [{"role": "user", "content": "Où?"}, {"role": "assistant", "content": "é"}]}
 _CONTENT_FIRST = [{"content": "Wer?", "role": "user"}, {"content": "Ich.", "role": "assistant"}]
 _TURNS = [{"role": role, "content": str(turn)} for turn in range(15) for role in ("user", "assistant")]
+_PAIR = _TURNS[:2]
+_TWICE = [b'"id":1,"id":1,', b'"source":"a","source":"a",', b'"images":[],"images":[],']
 _USED_TOOL = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "2 + 2?"},
@@ -80,7 +85,7 @@ def _asked(question: str, answer: str = "Yes.", **others: Any) -> dict[str, Any]
 _PLAIN = [
     make_record(),
     _FIRST,
-    dict(reversed(_FIRST.items())),
+    _LAST,
     make_record(messages=_CONTENT_FIRST),
     make_record(messages=_USED_TOOL),
     make_record(messages=_USED_TOOL[:1] + _TURNS),
@@ -115,11 +120,18 @@ _DOUBTFUL = [
     orjson.dumps(make_record()) + b"}",
     orjson.dumps(make_record(), option=orjson.OPT_INDENT_2),
     orjson.dumps(make_record()).replace(b'"role"', b'"role" "content"', 1),
-    orjson.dumps(make_record()).replace(b'"role":', b'"role""content":', 1),
     orjson.dumps(make_record()).replace(b'"role":"user"', b'"role":"user","role":"user"'),
     orjson.dumps(make_record()).replace(b'"label"', b'"label":true,"label"'),
     orjson.dumps(make_record()).replace(b'"label"', b'"messages":[],"label"'),
     orjson.dumps(make_record()).replace(b'"label"', b'"messages":[{"role":"user","content":"a"}],"label"'),
+    orjson.dumps(make_record()).replace(b'"label"', b'"messages":%b,"label"' % orjson.dumps(_PAIR)),
+    *(orjson.dumps(make_record()).replace(b'"label"', twice + b'"label"') for twice in _TWICE),
+    orjson.dumps(make_record()).replace(b'"content"', b'"content":"a","content"', 1),
+    orjson.dumps(make_record()).replace(b'"label":', b'"label""id":1,"label":'),
+    orjson.dumps(make_record()).replace(b'"role":"user","content":', b'"role""content":"a","role":"user"', 1),
+    orjson.dumps(make_record()).replace(b'"role":', b'"role":,"role":', 1),
+    orjson.dumps(make_record()).replace(b"red", b"\\\x00"),
+    orjson.dumps(_LAST).replace("é".encode(), b"\xc3"),
     orjson.dumps(make_record()).replace(b"true", b"True"),
     orjson.dumps(make_record()).replace(b"true", b"trues"),
     orjson.dumps(make_record()).replace(b"true", b'"true"'),
@@ -149,7 +161,10 @@ _DOUBTFUL = [
     orjson.dumps(make_record(messages=[{"content": "a"}, _TURNS[1]])),
     orjson.dumps(make_record(messages=[{"role": "user", "content": "a", "name": "b"}, _TURNS[1]])),
     orjson.dumps(make_record(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}]}, _TURNS[1]])),
-    *(orjson.dumps(_asked(text)) for text in ("", " ", "\n\t ", "\u200b", "\u00ad", "\u3000 ", "\ufeff", "<image>a")),
+    *(
+        orjson.dumps(_asked(text))
+        for text in ("", " ", "\n\t ", "\u200b", "\u00ad", "\u3000 ", "\ufeff", "\u1680", "<image>a")
+    ),
 ]
 
 
@@ -243,6 +258,19 @@ def test_a_line_that_is_cut_anywhere_is_doubtful_whatever_follows() -> None:
         assert read_plain(raw, [stop, len(raw)]).doubtful == [0, 1]
 
 
+def test_nothing_behind_the_data_is_read() -> None:
+    # The second page cannot be read: who tries ends the process.
+    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    ends_here = memoryview(pages)[: mmap.PAGESIZE]
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
+    for raw in [*map(_spaced, _PLAIN), *filter(None, _DOUBTFUL)]:
+        for stop in range(1, len(raw) + 1):
+            data = ends_here[-stop:]
+            data[:] = raw[:stop]
+            assert _scan(data, [stop])[:2] == _scan(raw[:stop], [stop])[:2]
+
+
 def test_lines_of_a_block_are_told_apart() -> None:
     gate = Gate(_CHECKER)
     chance = random.Random(0)
@@ -258,7 +286,9 @@ def test_lines_of_a_block_are_told_apart() -> None:
             assert getattr(found, column) == [value for one in alone for value in getattr(one, column)]
 
 
-def _scan(data: bytes, ends: list[int], *, longest: int = 1000, room_for: int = 9, texts: int = 99) -> tuple[Any, ...]:
+def _scan(
+    data: bytes | memoryview, ends: list[int], *, longest: int = 5000, room_for: int = 9, texts: int = 99
+) -> tuple[Any, ...]:
     lines, spans = array("q", [-1] * 5 * room_for), array("q", [-1] * (texts + 8))
     written = plain.scan(data, array("q", ends), b"<im", longest, lines, memoryview(spans)[:texts])  # type: ignore[arg-type]
     assert spans[texts:] == array("q", [-1] * 8)
