@@ -16,7 +16,7 @@ from itertools import islice
 
 import orjson
 
-from kto_data.digest import add_text, seed_of
+from kto_data.digest import add_text, as_json, seed_of
 from kto_data.fields import IMAGE_PLACEHOLDER
 from kto_data.json_array import MAX_COMMAS
 from kto_data.rules.chat import are_in_order
@@ -29,7 +29,7 @@ except ImportError:
 
 ROLES = ("system", "user", "assistant", "tool")  # by their digits in `scan`
 _BEGINNINGS = b"".join({IMAGE_PLACEHOLDER[:3].encode()}.union(*TOKEN_BEGINNINGS.values()))
-_LINE = 5  # numbers that are said of a line
+_LINE = 6  # numbers that are said of a line
 _MESSAGE_BYTES = 29  # of the shortest one
 
 
@@ -50,24 +50,29 @@ def read_plain(data: bytes, ends: Sequence[int]) -> Sifted:
     if scan is None:
         return Sifted(doubtful=list(range(len(ends))))
     lines = array("q", bytes(8 * _LINE * len(ends)))
-    texts = array("q", bytes(8 * 2 * (len(data) // _MESSAGE_BYTES)))
-    del texts[scan(data, array("q", ends), _BEGINNINGS, MAX_COMMAS, lines, texts) :]
+    bounds = array("q", bytes(8 * 2 * (len(data) // _MESSAGE_BYTES)))
+    del bounds[scan(data, array("q", ends), _BEGINNINGS, MAX_COMMAS, lines, bounds) :]
     sifted = Sifted()
-    numbers, bounds = iter(lines.tolist()), iter(texts.tolist())
-    spans = zip(bounds, bounds, strict=True)
-    for index, (roles, label, length, source, source_stop) in enumerate(zip(*[numbers] * _LINE, strict=True)):
+    numbers, places = iter(lines.tolist()), iter(bounds.tolist())
+    spans = zip(places, places, strict=True)
+    for index, (roles, label, is_escaped, length, source, source_stop) in enumerate(
+        zip(*[numbers] * _LINE, strict=True)
+    ):
         if not roles:
             sifted.doubtful.append(index)
             continue
         num_messages, prompt, are_in_order = _turns(roles)
-        for start, stop in islice(spans, num_messages - 1):
-            prompt = add_text(data[start:stop], prompt)
-        start, stop = next(spans)
+        texts = [data[start:stop] for start, stop in islice(spans, num_messages)]
         if not are_in_order:
             sifted.doubtful.append(index)
             continue
+        if is_escaped:
+            texts = [as_json(orjson.loads(text)) for text in texts]
+        completion = texts.pop()
+        for text in texts:
+            prompt = add_text(text, prompt)
         sifted.prompts.append(prompt)
-        sifted.completions.append(add_text(data[start:stop]))
+        sifted.completions.append(add_text(completion))
         sifted.lengths.append(length)
         sifted.shapes.append((label == 1, num_messages, 0, orjson.loads(data[source:source_stop]) if source else ""))
     return sifted

@@ -1,9 +1,10 @@
 /* The lines of a block that are plain records, and where in them the texts stand.
 
    A line is plain where it is a record as most programs write it, without images, in which nothing needs a second look:
-   the fields that `kto_data.record` names in any order, each once; strings in their shortest spelling (that of
-   `orjson.dumps`) and in valid UTF-8; between tokens nothing but spaces; texts that show something; nowhere the
-   beginning of a control token or of a placeholder. Whether the roles are in order is for the caller to say.
+   the fields that `kto_data.record` names in any order, each once; strings in valid UTF-8 and in their shortest spelling
+   (that of `orjson.dumps`), or with `\u` for what is none of ASCII (that of `json.dumps`); between tokens nothing but
+   spaces; texts that show something; nowhere the beginning of a control token or of a placeholder. Whether the roles are
+   in order is for the caller to say.
 
    What is not plain is left to `kto_data.clean`, which judges every line that this file does not. So nothing here has to
    be complete. It reads bytes that nobody has vouched for, and therefore makes nothing: no Python object, no memory, no
@@ -26,11 +27,12 @@ typedef struct {
     Place base;                        /* where the block begins */
     Place beginnings, beginnings_stop; /* of control tokens and placeholders, three bytes each */
     int64_t *span, *spans_stop;        /* where the next text is written down, and the end of the room */
+    bool is_escaped;                   /* whether one of its strings is spelled with `\u` */
 } Reader;
 
-/* What is said of a line: five numbers, as `kto_data/_scan.pyi` has them. */
+/* What is said of a line: six numbers, as `kto_data/_scan.pyi` has them. */
 typedef struct {
-    int64_t roles, label, length, source_start, source_stop;
+    int64_t roles, label, is_escaped, length, source_start, source_stop;
 } Found;
 
 enum { MAX_MESSAGES = 31, MAX_ID_DIGITS = 18 }; /* 31 roles of two bits each, and a bit before them */
@@ -67,8 +69,36 @@ static bool take_key(Reader *r, const char *key) {
     return true;
 }
 
-/* The bytes of the character at `at`, which is none of ASCII; 0 where it is none of UTF-8. Unicode, table 3-7. */
-static int length_of_character(Place at, Place stop) {
+/* The four digits of an escape `\u` at `at`; -1 where it is none. */
+static int32_t code_of_escape(Place at, Place stop) {
+    int32_t code = 0;
+    if (stop - at < 6 || at[0] != '\\' || at[1] != 'u') return -1;
+    for (int index = 2; index < 6; index++) {
+        unsigned char digit = at[index], letter = digit | 0x20;
+        if (digit >= '0' && digit <= '9')
+            code = code << 4 | (digit - '0');
+        else if (letter >= 'a' && letter <= 'f')
+            code = code << 4 | (letter - 'a' + 10);
+        else
+            return -1;
+    }
+    return code;
+}
+
+/* The bytes of the character at `at`, which is escaped with `\u`, and its code; 0 where it is none, or one of ASCII. */
+static int take_escaped(Place at, Place stop, int32_t *code) {
+    *code = code_of_escape(at, stop);
+    if (*code < 0x80 || (*code >= 0xDC00 && *code < 0xE000)) return 0;
+    if (*code < 0xD800 || *code >= 0xE000) return 6;
+    int32_t low = code_of_escape(at + 6, stop);
+    if (low < 0xDC00 || low >= 0xE000) return 0;
+    *code = 0x10000 + ((*code - 0xD800) << 10 | (low - 0xDC00));
+    return 12;
+}
+
+/* The bytes of the character at `at`, which is none of ASCII, and its code; 0 where it is none of UTF-8. Unicode, table
+   3-7. */
+static int take_utf8(Place at, Place stop, int32_t *code) {
     unsigned char first = at[0], least = 0x80, most = 0xBF;
     int length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
     if (first < 0xC2 || first > 0xF4 || stop - at < length) return 0;
@@ -77,9 +107,16 @@ static int length_of_character(Place at, Place stop) {
     if (first == 0xF0) least = 0x90;
     if (first == 0xF4) most = 0x8F; /* more is beyond Unicode */
     if (at[1] < least || at[1] > most) return 0;
-    for (int index = 2; index < length; index++)
+    *code = first & (0x7F >> length);
+    for (int index = 1; index < length; index++) {
         if (at[index] < 0x80 || at[index] > 0xBF) return 0;
+        *code = *code << 6 | (at[index] & 0x3F);
+    }
     return length;
+}
+
+static int take_character(Place at, Place stop, int32_t *code) {
+    return *at == '\\' ? take_escaped(at, stop, code) : take_utf8(at, stop, code);
 }
 
 /* Whether a byte of a string stands for itself, and begins nothing. */
@@ -104,6 +141,7 @@ static Place skip_plain(Place at, Place stop) {
 
 static bool is_beginning(const Reader *r, Place at) {
     if (r->stop - at < 3) return false;
+    if (at[1] == '\\' && at[2] == 'u') return true; /* of DeepSeek's tokens, whose second character is none of ASCII */
     for (Place known = r->beginnings; known < r->beginnings_stop; known += 3)
         if (memcmp(at, known, 3) == 0) return true;
     return false;
@@ -112,44 +150,50 @@ static bool is_beginning(const Reader *r, Place at) {
 /* The characters of a string whose first quotation mark was taken; -1 where it is not plain. */
 static int64_t take_string(Reader *r) {
     int64_t length = 0;
+    int32_t code;
     for (;;) {
         Place start = r->at;
         r->at = skip_plain(start, r->stop);
         length += r->at - start;
         if (r->at == r->stop) return -1;
-        unsigned char byte = *r->at;
+        unsigned char byte = *r->at, next = r->stop - r->at > 1 ? r->at[1] : 0;
         int taken = 1;
         if (byte == '"') {
             r->at++;
             return length;
         }
-        if (byte == '\\') {
-            /* A slash has a shorter spelling; whether what is spelled with \u has one, others may find out. */
-            if (r->stop - r->at < 2 || r->at[1] == 0 || !strchr("\"\\bfnrt", r->at[1])) return -1;
-            taken = 2;
-        } else if (byte >= 0x80) {
-            taken = length_of_character(r->at, r->stop);
-            if (taken == 0) return -1;
+        if (byte == '\\' && next != 'u') {
+            /* Of `\/`, a slash spelled longer than it need be, others may tell what it hides. */
+            taken = next != 0 && strchr("\"\\bfnrt", next) ? 2 : 0;
+        } else if (byte == '\\' || byte >= 0x80) {
+            taken = take_character(r->at, r->stop, &code);
+            r->is_escaped |= byte == '\\';
         } else if (byte < ' ' || is_beginning(r, r->at)) {
-            return -1;
+            taken = 0;
         }
+        if (taken == 0) return -1;
         r->at += taken;
         length++;
     }
 }
 
 /* Whether the text from `at` on, which was taken as a string, is certain to show something. */
-static bool is_visible(Place at) {
-    for (;; at++) {
-        if (*at == '\\' && (at[1] == '"' || at[1] == '\\')) return true;
-        if (*at == '\\')
+static bool is_visible(Place at, Place stop) {
+    int32_t code;
+    for (;;) {
+        if (*at == ' ') {
             at++;
-        else if (*at != ' ')
-            break;
+        } else if (*at == '\\' && at[1] != 'u') {
+            if (at[1] == '"' || at[1] == '\\') return true;
+            at += 2;
+        } else if (*at == '\\' || *at >= 0x80) {
+            at += take_character(at, stop, &code);
+            /* Among the others are spaces, soft hyphens, joiners and byte order marks. */
+            if ((code >= 0xC0 && code < 0x1000) || (code > 0x3000 && code < 0xF000) || code > 0xFFFF) return true;
+        } else {
+            return *at != '"';
+        }
     }
-    /* With the bytes left out begin spaces, soft hyphens, joiners and byte order marks, and other characters too. */
-    if (*at == 0xE3) return at[1] > 0x80;
-    return *at != '"' && *at != 0xC2 && *at != 0xE1 && *at != 0xE2 && *at != 0xEF;
 }
 
 static bool take_message(Reader *r, Found *found) {
@@ -163,7 +207,7 @@ static bool take_message(Reader *r, Found *found) {
             if (role < 0) return false;
         } else if (text == NULL && take_key(r, "\"content\"")) {
             text = r->at;
-            if (!take(r, '"') || (found->length = take_string(r)) < 0 || !is_visible(text + 1)) return false;
+            if (!take(r, '"') || (found->length = take_string(r)) < 0 || !is_visible(text + 1, r->stop)) return false;
             text_stop = r->at;
         } else {
             return false;
@@ -246,7 +290,10 @@ static Py_ssize_t scan_lines(const Py_buffer *data, const Py_buffer *ends, Reade
         Found found = {.roles = 1, .label = -1};
         r.at = r.base + start;
         r.stop = r.base + end[index];
-        if (end[index] - start > longest || !take_record(&r, &found)) {
+        r.is_escaped = false;
+        if (end[index] - start <= longest && take_record(&r, &found)) {
+            found.is_escaped = r.is_escaped;
+        } else {
             found = (Found){0};
             r.span = before;
         }

@@ -62,12 +62,20 @@ def _spaced(record: Any) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode(errors="surrogatepass")
 
 
+def _escaped(record: Any) -> bytes:
+    return json.dumps(record).encode()
+
+
 _FIRST = {"messages": make_record()["messages"], "label": False}
 _LAST = {"label": False, "messages": [{"role": "user", "content": "Où?"}, {"role": "assistant", "content": "é"}]}
 _CONTENT_FIRST = [{"content": "Wer?", "role": "user"}, {"content": "Ich.", "role": "assistant"}]
 _TURNS = [{"role": role, "content": str(turn)} for turn in range(15) for role in ("user", "assistant")]
 _PAIR = _TURNS[:2]
 _TWICE = [b'"id":1,"id":1,', b'"source":"a","source":"a",', b'"images":[],"images":[],']
+_ESCAPES = [
+    *(rb"\u00", rb"\u00e", rb"\u00eg", rb"\uD83D", rb"\uD83Dx", rb"\uD83D\u0041", rb"\uDC00", rb"\uD83D\uD83D"),
+    *(rb"\ud83d\u", rb"\u001b", rb"\u003c|im_end|>", rb"<\uff5cUser\uff5c>", rb"<|im\u005fend|>", rb"\U00e9"),
+]
 _USED_TOOL = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "2 + 2?"},
@@ -99,12 +107,12 @@ _PLAIN = [
     _asked("\u3042", "\uac00"),
     _asked("é", "\U0001f600"),
     _asked('"', "\\"),
-    _asked("a < b, x[0], <i>not</i>", "~/\x7f"),
+    _asked("a < b, x[0], <i>not</i>", "~/"),
 ]
 
 
 @pytest.mark.parametrize("record", _PLAIN, ids=range(len(_PLAIN)))
-@pytest.mark.parametrize("spell", [_spaced, orjson.dumps])
+@pytest.mark.parametrize("spell", [_spaced, _escaped, orjson.dumps])
 def test_what_most_programs_write_is_plain(record: Any, spell: Any) -> None:
     assert _hold_law(spell(record))
 
@@ -137,6 +145,8 @@ _DOUBTFUL = [
     orjson.dumps(make_record()).replace(b"true", b'"true"'),
     orjson.dumps(make_record()).replace(b"red", rb"\/"),
     orjson.dumps(make_record()).replace(b"red", rb"\u0072ed"),
+    *(orjson.dumps(make_record()).replace(b"red", spelled) for spelled in _ESCAPES),
+    *(_escaped(_asked(text)) for text in ("\u200b", "\u00ad", "\u3000 \n", "\ufeff", "\u1680")),
     orjson.dumps(make_record()).replace(b"red", b"\x00"),
     orjson.dumps(make_record()).replace(b"red", b"\\"),
     *(
@@ -211,18 +221,21 @@ _records = st.fixed_dictionaries(
 )
 
 
-@given(_records, st.sampled_from([_spaced, lambda record: json.dumps(record).encode()]), st.randoms())
+@given(_records, st.sampled_from([_spaced, _escaped]), st.randoms())
 def test_what_is_plain_is_clean_and_has_the_same_columns(record: Any, spell: Any, chance: random.Random) -> None:
     items = list(record.items())
     chance.shuffle(items)
     _hold_law(spell(dict(items)))
 
 
-@given(_records, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3))
+_put = st.binary(max_size=3) | st.sampled_from([b"\\", b'"', b"\\u", b"\\ud83d", b"\\udc00", b"<", b"\\u003c"])
+
+
+@given(_records, st.sampled_from([_spaced, _escaped]), st.integers(0, 400), st.integers(0, 3), _put)
 def test_bytes_put_anywhere_make_nothing_plain_that_is_not_clean(
-    record: Any, at: int, dropped: int, put: bytes
+    record: Any, spell: Any, at: int, dropped: int, put: bytes
 ) -> None:
-    raw = _spaced(record)
+    raw = spell(record)
     _hold_law(raw[:at] + put + raw[at + dropped :])
 
 
@@ -264,7 +277,7 @@ def test_nothing_behind_the_data_is_read() -> None:
     ends_here = memoryview(pages)[: mmap.PAGESIZE]
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
-    for raw in [*map(_spaced, _PLAIN), *filter(None, _DOUBTFUL)]:
+    for raw in [*map(_spaced, _PLAIN), *map(_escaped, _PLAIN), *filter(None, _DOUBTFUL)]:
         for stop in range(1, len(raw) + 1):
             data = ends_here[-stop:]
             data[:] = raw[:stop]
@@ -289,19 +302,19 @@ def test_lines_of_a_block_are_told_apart() -> None:
 def _scan(
     data: bytes | memoryview, ends: list[int], *, longest: int = 5000, room_for: int = 9, texts: int = 99
 ) -> tuple[Any, ...]:
-    lines, spans = array("q", [-1] * 5 * room_for), array("q", [-1] * (texts + 8))
+    lines, spans = array("q", [-1] * 6 * room_for), array("q", [-1] * (texts + 8))
     written = plain.scan(data, array("q", ends), b"<im", longest, lines, memoryview(spans)[:texts])  # type: ignore[arg-type]
     assert spans[texts:] == array("q", [-1] * 8)
-    return written, lines.tolist()[: 5 * len(ends)], spans.tolist()[:written]
+    return written, lines.tolist()[: 6 * len(ends)], spans.tolist()[:written]
 
 
 def test_places_are_those_of_the_texts_and_the_source() -> None:
     raw = orjson.dumps(_asked("Où?", "Là.", source="web", label=False))
     data = b"x\n" + raw
     written, lines, spans = _scan(data, [1, len(data)])
-    assert (written, lines[:5]) == (4, [0] * 5)
-    roles, label, length, start, stop = lines[5:]
-    assert (roles, label, length, data[start:stop]) == (0b1_01_10, 0, 3, b'"web"')
+    assert (written, lines[:6]) == (4, [0] * 6)
+    roles, label, is_escaped, length, start, stop = lines[6:]
+    assert (roles, label, is_escaped, length, data[start:stop]) == (0b1_01_10, 0, 0, 3, b'"web"')
     assert [data[start:stop].decode() for start, stop in zip(spans[::2], spans[1::2], strict=True)] == [
         '"Où?"',
         '"Là."',
@@ -315,7 +328,7 @@ def test_where_no_room_is_left_a_line_is_doubtful(texts: int) -> None:
     ends = [len(raw), 2 * len(raw) + 1, len(data)]
     written, lines, _ = _scan(data, ends, texts=texts)
     assert written == texts // 4 * 4
-    assert [bool(roles) for roles in lines[::5]] == [index < texts // 4 for index in range(3)]
+    assert [bool(roles) for roles in lines[::6]] == [index < texts // 4 for index in range(3)]
 
 
 def test_a_line_longer_than_is_asked_for_is_doubtful() -> None:
