@@ -14,5 +14,5 @@ def scan(
     that it is plain.
 
     Returns how many numbers were written to `texts`. Raises ValueError where ends do not ascend within `data`, or
-    `lines` is too short.
+    `lines` is not six times as long as they are.
     """

@@ -4,7 +4,7 @@
 
 The law: what `Gate` lets pass, `LineChecker.check` finds nothing about. The other way round nothing is promised: what
 is unusual goes the slow way, which words its findings. So each test here may be stricter than the rule it stands for,
-and none may be laxer.
+and none may be laxer. What compiled code has read already (`kto_data.plain`) is not looked at again.
 """
 
 from __future__ import annotations

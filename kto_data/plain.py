@@ -61,9 +61,9 @@ def read_plain(data: bytes, ends: Sequence[int]) -> Sifted:
         if not roles:
             sifted.doubtful.append(index)
             continue
-        num_messages, prompt, are_in_order = _turns(roles)
+        num_messages, prompt, is_in_order = _turns(roles)
         texts = [data[start:stop] for start, stop in islice(spans, num_messages)]
-        if not are_in_order:
+        if not is_in_order:
             sifted.doubtful.append(index)
             continue
         if is_escaped:

@@ -309,7 +309,7 @@ static PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments) {
     Py_ssize_t written = -1;
     if (!PyArg_ParseTuple(arguments, "y*y*y*Lw*w*:scan", &data, &ends, &beginnings, &longest, &lines, &spans))
         return NULL;
-    if (lines.len / (Py_ssize_t)sizeof(Found) >= ends.len / (Py_ssize_t)sizeof(int64_t)) {
+    if (lines.len == ends.len / (Py_ssize_t)sizeof(int64_t) * (Py_ssize_t)sizeof(Found)) {
         Reader reader = {.base = data.buf, .beginnings = beginnings.buf, .span = spans.buf};
         reader.beginnings_stop = reader.beginnings + beginnings.len / 3 * 3;
         reader.spans_stop = reader.span + spans.len / (Py_ssize_t)sizeof(int64_t);
@@ -321,7 +321,7 @@ static PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyBuffer_Release(&lines);
     PyBuffer_Release(&spans);
     if (written >= 0) return PyLong_FromSsize_t(written);
-    PyErr_SetString(PyExc_ValueError, "line ends must ascend within the data, and each line needs room");
+    PyErr_SetString(PyExc_ValueError, "line ends must ascend within the data, and each line have six numbers");
     return NULL;
 }
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from array import array
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ _TWICE = [b'"id":1,"id":1,', b'"source":"a","source":"a",', b'"images":[],"image
 _ESCAPES = [
     *(rb"\u00", rb"\u00e", rb"\u00eg", rb"\uD83D", rb"\uD83Dx", rb"\uD83D\u0041", rb"\uDC00", rb"\uD83D\uD83D"),
     *(rb"\ud83d\u", rb"\u001b", rb"\u003c|im_end|>", rb"<\uff5cUser\uff5c>", rb"<|im\u005fend|>", rb"\U00e9"),
+    *(rb"\udc00\udc00", rb"\ud83d\ue000", rb"\ud83d_ude00", rb"\u00e/", rb"\u00e:", rb"\u00e ", rb"\u00e@", rb"\u00e`"),
 ]
 _USED_TOOL = [
     {"role": "system", "content": "Be brief."},
@@ -162,9 +163,6 @@ _DOUBTFUL = [
     orjson.dumps({"messages": make_record()["messages"]}),
     orjson.dumps({"label": True}),
     orjson.dumps(make_record(messages=[])),
-    orjson.dumps(make_record(messages=_TURNS[:1])),
-    orjson.dumps(make_record(messages=_TURNS[:3])),
-    orjson.dumps(make_record(messages=[*_TURNS[:2], *_USED_TOOL[:1]])),
     orjson.dumps(make_record(messages=[*_TURNS, *_TURNS[:2]])),
     orjson.dumps(make_record(messages=[{"role": "human", "content": "a"}, _TURNS[1]])),
     orjson.dumps(make_record(messages=[{"role": "user"}, _TURNS[1]])),
@@ -178,9 +176,24 @@ _DOUBTFUL = [
 ]
 
 
+_OUT_OF_ORDER = [_TURNS[:1], _TURNS[:3], [*_TURNS[:2], *_USED_TOOL[:1]], _TURNS[1:3]]
+
+
 @pytest.mark.parametrize("raw", _DOUBTFUL, ids=range(len(_DOUBTFUL)))
 def test_what_needs_a_second_look_is_doubtful(raw: bytes) -> None:
     assert not _is_plain(raw)
+    assert _scan(raw, [len(raw)]) == (0, [0] * 6, [])
+
+
+@pytest.mark.parametrize("messages", _OUT_OF_ORDER)
+def test_roles_out_of_order_are_doubtful_and_the_next_line_is_read_all_the_same(messages: list[Any]) -> None:
+    good, bad = orjson.dumps(make_record()), orjson.dumps(make_record(messages=messages))
+    data = b"\n".join([good, bad, good])
+    ends = [len(good), len(good) + 1 + len(bad), len(data)]
+    assert replace(read_plain(data, ends), doubtful=[]) == read_plain(
+        good + b"\n" + good, [len(good), 2 * len(good) + 1]
+    )
+    assert read_plain(data, ends).doubtful == [1]
 
 
 _TOKENS = [
@@ -300,12 +313,12 @@ def test_lines_of_a_block_are_told_apart() -> None:
 
 
 def _scan(
-    data: bytes | memoryview, ends: list[int], *, longest: int = 5000, room_for: int = 9, texts: int = 99
+    data: bytes | memoryview, ends: list[int], *, longest: int = 5000, texts: int = 99, more_room: int = 0
 ) -> tuple[Any, ...]:
-    lines, spans = array("q", [-1] * 6 * room_for), array("q", [-1] * (texts + 8))
+    lines, spans = array("q", [-1] * (6 * len(ends) + more_room)), array("q", [-1] * (texts + 8))
     written = plain.scan(data, array("q", ends), b"<im", longest, lines, memoryview(spans)[:texts])  # type: ignore[arg-type]
     assert spans[texts:] == array("q", [-1] * 8)
-    return written, lines.tolist()[: 6 * len(ends)], spans.tolist()[:written]
+    return written, lines.tolist(), spans.tolist()[:written]
 
 
 def test_places_are_those_of_the_texts_and_the_source() -> None:
@@ -331,6 +344,13 @@ def test_where_no_room_is_left_a_line_is_doubtful(texts: int) -> None:
     assert [bool(roles) for roles in lines[::6]] == [index < texts // 4 for index in range(3)]
 
 
+def test_of_each_line_it_is_said_whether_it_is_escaped() -> None:
+    lines = [spell(_asked("é")) for spell in (_escaped, _spaced, _escaped)]
+    data = b"\n".join(lines)
+    ends = [len(lines[0]), len(lines[0]) + 1 + len(lines[1]), len(data)]
+    assert _scan(data, ends)[1][2::6] == [1, 0, 1]
+
+
 def test_a_line_longer_than_is_asked_for_is_doubtful() -> None:
     raw = orjson.dumps(make_record())
     assert _scan(raw, [len(raw)], longest=len(raw))[0] == 4
@@ -338,11 +358,12 @@ def test_a_line_longer_than_is_asked_for_is_doubtful() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "room_for"), [([4], 9), ([-1], 9), ([2, 1], 9), ([2, 2], 9), ([1, 3], 1), ([2**62], 9), ([3, 4], 9)]
+    ("ends", "more_room"),
+    [([4], 0), ([-1], 0), ([2, 1], 0), ([2, 2], 0), ([2**62], 0), ([3, 4], 0), ([1, 3], -1), ([1, 3], 1), ([], 1)],
 )
-def test_ends_beyond_the_data_and_too_little_room_are_refused(ends: list[int], room_for: int) -> None:
+def test_ends_beyond_the_data_and_other_room_than_lines_need_are_refused(ends: list[int], more_room: int) -> None:
     with pytest.raises(ValueError, match="must ascend"):
-        _scan(b"abc", ends, room_for=room_for)
+        _scan(b"abc", ends, more_room=more_room)
 
 
 def test_every_field_of_what_was_sifted_is_compared() -> None:
