@@ -48,7 +48,9 @@ NO_BROWSER = "no chromium"
 """Why a test of the HTML report is left out."""
 NO_COMPILER = "no C compiler"
 """Why a test of what is compiled is left out. There is no third reason for which a test may be."""
-CAN_COMPILE = shutil.which("cc") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
+COMPILER = sysconfig.get_config_var("CC").split()[0]
+"""The one that Python was built with, which builds its extensions too."""
+CAN_COMPILE = shutil.which(COMPILER) is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 _LAST_WORDS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import CAN_COMPILE, NO_COMPILER, make_record
+from conftest import CAN_COMPILE, COMPILER, NO_COMPILER, make_record
 from hypothesis import given
 from hypothesis import strategies as st
 from test_clean import SETTINGS
@@ -380,7 +380,7 @@ def test_the_code_was_compiled_where_it_can_be() -> None:
 def test_the_code_compiles_without_a_warning(tmp_path: Path) -> None:
     flags = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-fPIC"]
     places = [f"-I{sysconfig.get_path('include')}", "-o", str(tmp_path / "scan.o"), str(ROOT / "kto_data/scan.c")]
-    command = ["cc", "-c", *flags, *places]
+    command = [COMPILER, "-c", *flags, *places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
