@@ -256,7 +256,7 @@ def test_bytes_put_anywhere_make_nothing_plain_that_is_not_clean(
 def test_a_text_is_plain_only_in_valid_utf8(text: bytes, before: int) -> None:
     raw = orjson.dumps(_asked("@")).replace(b"@", b"a" * before + text)
     if _hold_law(raw):
-        assert orjson.dumps(orjson.loads(raw)["messages"][0]["content"]) == b'"' + b"a" * before + text + b'"'
+        assert json.loads(raw.decode()) == orjson.loads(raw)
 
 
 @pytest.mark.parametrize("first", range(0x80, 0x100))
