@@ -77,7 +77,7 @@ class Gate:
         settings = checker.settings
         # What the layout renames or leaves out goes the slow way.
         takes = checker.layout.takes_as_is
-        self._takes_plain = takes(("messages", "label", *_MAY_BE_LEFT_OUT))
+        self._takes_more = takes(_MAY_BE_LEFT_OUT)
         self._may_judge = KNOWN_RULES.issuperset(rule.code for rule in settings.rules(Stage.ROW))
         self._may_judge &= settings.codes.isdisjoint(CODES_OF_WHOLE_RECORDS) and takes(("messages", "label"))
         fields: list[Any] = [("messages", list[_Message]), ("label", bool)]
@@ -93,8 +93,8 @@ class Gate:
         if not self._may_judge:
             return Sifted(doubtful=list(range(len(block))))
         data, ends = block.joined
-        sifted = read_plain(data, ends) if self._takes_plain else None
-        if sifted is None or _FEW * len(sifted.doubtful) > len(ends):
+        sifted = read_plain(data, ends, may_have_more=self._takes_more)
+        if _FEW * len(sifted.doubtful) > len(ends):
             return self._judge(data, ends, block.path)
         self._look_again(sifted, data, ends, block.path)
         return sifted

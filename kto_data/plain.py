@@ -23,8 +23,10 @@ from kto_data.rules.chat import are_in_order
 from kto_data.rules.control_tokens import TOKEN_BEGINNINGS
 
 try:
-    from kto_data._scan import scan
+    from kto_data._scan import CONTRACT, scan
 except ImportError:
+    CONTRACT = 0
+if CONTRACT != 1:  # it was not compiled, or from another scan.c than the one beside this file
     scan = None  # type: ignore[assignment]
 
 ROLES = ("system", "user", "assistant", "tool")  # by their digits in `scan`
@@ -45,13 +47,14 @@ class Sifted:
     doubtful: list[int] = field(default_factory=list)  # indices of the lines that need a closer look, ascending
 
 
-def read_plain(data: bytes, ends: Sequence[int]) -> Sifted:
-    """The columns of the plain lines of `data`, whose ends are given; all others are doubtful."""
+def read_plain(data: bytes, ends: Sequence[int], *, may_have_more: bool = True) -> Sifted:
+    """The columns of the plain lines of `data`, whose ends are given; all others are doubtful. So are those with other
+    fields than the messages and the label, unless they `may_have_more`."""
     if scan is None:
         return Sifted(doubtful=list(range(len(ends))))
     lines = array("q", bytes(8 * _LINE * len(ends)))
     bounds = array("q", bytes(8 * 2 * (len(data) // _MESSAGE_BYTES)))
-    del bounds[scan(data, array("q", ends), _BEGINNINGS, MAX_COMMAS, lines, bounds) :]
+    del bounds[scan(data, array("q", ends), _BEGINNINGS, MAX_COMMAS, may_have_more, lines, bounds) :]
     sifted = Sifted()
     numbers, places = iter(lines.tolist()), iter(bounds.tolist())
     spans = zip(places, places, strict=True)

@@ -27,6 +27,7 @@ typedef struct {
     Place base;                        /* where the block begins */
     Place beginnings, beginnings_stop; /* of control tokens and placeholders, three bytes each */
     int64_t *span, *spans_stop;        /* where the next text is written down, and the end of the room */
+    bool may_have_more;                /* whether other fields than the messages and the label are read */
     bool is_escaped;                   /* whether one of its strings is spelled with `\u` */
 } Reader;
 
@@ -267,11 +268,11 @@ static bool take_record(Reader *r, Found *found) {
         } else if (found->label < 0 && take_key(r, "\"label\"")) {
             found->label = take_word(r, "true") ? 1 : 0;
             is_plain = found->label || take_word(r, "false");
-        } else if (!has_id && take_key(r, "\"id\"")) {
+        } else if (r->may_have_more && !has_id && take_key(r, "\"id\"")) {
             is_plain = has_id = take_id(r);
-        } else if (!has_source && take_key(r, "\"source\"")) {
+        } else if (r->may_have_more && !has_source && take_key(r, "\"source\"")) {
             is_plain = has_source = take_source(r, found);
-        } else if (!has_images && take_key(r, "\"images\"")) {
+        } else if (r->may_have_more && !has_images && take_key(r, "\"images\"")) {
             is_plain = has_images = take_no_images(r);
         }
         if (!is_plain) return false;
@@ -280,25 +281,31 @@ static bool take_record(Reader *r, Found *found) {
     return take(r, '}') && r->at == r->stop && found->roles > 1 && found->label >= 0;
 }
 
+/* Whether 64-bit numbers can be read from a buffer, or written to it; an empty one may be anywhere. */
+static bool holds_numbers(const Py_buffer *buffer) {
+    return buffer->len == 0 || (uintptr_t)buffer->buf % sizeof(int64_t) == 0;
+}
+
 /* How many numbers were written as spans; -1 where an end is none in `data`. `lines` has room for as many as `ends`. */
 static Py_ssize_t scan_lines(const Py_buffer *data, const Py_buffer *ends, Reader r, Found *lines, int64_t longest) {
     const int64_t *end = ends->buf;
     int64_t *first = r.span, start = 0;
     for (Py_ssize_t index = 0; index < ends->len / (Py_ssize_t)sizeof *end; index++) {
-        if (end[index] < start || end[index] > data->len) return -1;
+        int64_t stop = end[index]; /* read once: whoever calls may have given the same memory twice */
+        if (stop < start || stop > data->len) return -1;
         int64_t *before = r.span;
         Found found = {.roles = 1, .label = -1};
         r.at = r.base + start;
-        r.stop = r.base + end[index];
+        r.stop = r.base + stop;
         r.is_escaped = false;
-        if (end[index] - start <= longest && take_record(&r, &found)) {
+        if (stop - start <= longest && take_record(&r, &found)) {
             found.is_escaped = r.is_escaped;
         } else {
             found = (Found){0};
             r.span = before;
         }
         lines[index] = found;
-        start = end[index] + 1;
+        start = stop + 1;
     }
     return r.span - first;
 }
@@ -306,11 +313,17 @@ static Py_ssize_t scan_lines(const Py_buffer *data, const Py_buffer *ends, Reade
 static PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments) {
     Py_buffer data, ends, beginnings, lines, spans;
     long long longest;
+    int may_have_more;
     Py_ssize_t written = -1;
-    if (!PyArg_ParseTuple(arguments, "y*y*y*Lw*w*:scan", &data, &ends, &beginnings, &longest, &lines, &spans))
+    if (!PyArg_ParseTuple(arguments, "y*y*y*Lpw*w*:scan", &data, &ends, &beginnings, &longest, &may_have_more, &lines,
+                          &spans))
         return NULL;
-    if (lines.len == ends.len / (Py_ssize_t)sizeof(int64_t) * (Py_ssize_t)sizeof(Found)) {
+    bool are_numbers = holds_numbers(&ends) && holds_numbers(&lines) && holds_numbers(&spans);
+    bool is_room = lines.len % (Py_ssize_t)sizeof(Found) == 0 &&
+                   lines.len / (Py_ssize_t)sizeof(Found) == ends.len / (Py_ssize_t)sizeof(int64_t);
+    if (are_numbers && is_room) {
         Reader reader = {.base = data.buf, .beginnings = beginnings.buf, .span = spans.buf};
+        reader.may_have_more = may_have_more;
         reader.beginnings_stop = reader.beginnings + beginnings.len / 3 * 3;
         reader.spans_stop = reader.span + spans.len / (Py_ssize_t)sizeof(int64_t);
         written = scan_lines(&data, &ends, reader, lines.buf, longest);
@@ -321,7 +334,8 @@ static PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyBuffer_Release(&lines);
     PyBuffer_Release(&spans);
     if (written >= 0) return PyLong_FromSsize_t(written);
-    PyErr_SetString(PyExc_ValueError, "line ends must ascend within the data, and each line have six numbers");
+    PyErr_SetString(PyExc_ValueError,
+                    "ends must ascend within the data, each with room for six numbers, all arrays be of 64 bits");
     return NULL;
 }
 
@@ -330,11 +344,19 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* What `kto_data.plain` asks for: another number where what is taken or written gets another meaning. */
+enum { CONTRACT = 1 };
+
+static int execute(PyObject *module) { return PyModule_AddIntConstant(module, "CONTRACT", CONTRACT); }
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
+
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_scan",
     .m_doc = PyDoc_STR("Plain lines, told by compiled code."),
     .m_methods = methods,
+    .m_slots = slots,
 };
 
 PyMODINIT_FUNC PyInit__scan(void) { return PyModuleDef_Init(&definition); }

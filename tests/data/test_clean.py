@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import make_image, make_record
+from conftest import CAN_COMPILE, NO_COMPILER, make_image, make_record
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_rules import CASES, FIXTURES, run_case
@@ -45,6 +45,8 @@ def _code(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "without":
             patch.setattr(plain, "scan", None)
+        elif plain.scan is None and not CAN_COMPILE:
+            pytest.skip(NO_COMPILER)
         yield
 
 
