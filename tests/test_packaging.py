@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -74,6 +75,19 @@ def test_without_a_compiler_the_wheel_is_for_every_platform(variables: dict[str,
     path = build_wheel(tmp_path, **variables)
     assert path.name.endswith("-py3-none-any.whl")
     assert [name for name in zipfile.ZipFile(path).namelist() if "_scan" in name] == ["kto_data/_scan.pyi"]
+
+
+@pytest.mark.skipif(not CAN_COMPILE, reason=NO_COMPILER)
+def test_an_editable_install_keeps_no_code_of_an_older_source(tmp_path: Path) -> None:
+    for name in ("kto_data", "kto_train", "hatch_build.py", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    built = tmp_path / "kto_data/_scan.abi3.so"
+    built.unlink(missing_ok=True)
+    code = f"from hatchling.build import build_editable; build_editable({str(tmp_path)!r})"
+    for compiler, is_there in (({}, True), ({"CC": "/bin/false"}, False), ({}, True)):
+        done = python(code, cwd=tmp_path, env=os.environ | compiler)
+        assert (done.returncode, built.exists()) == (0, is_there), done.stderr
 
 
 def test_help_loads_no_heavy_library() -> None:
