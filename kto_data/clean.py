@@ -27,12 +27,12 @@ from kto_data.frames import Frame, find_frame
 from kto_data.json_array import MAX_COMMAS
 from kto_data.marks import count_delimiters, find_beginnings
 from kto_data.noting import CODES_OF_WHOLE_RECORDS
-from kto_data.plain import Sifted, read_plain
+from kto_data.plain import BEGINNINGS, PLACEHOLDER, Sifted, read_plain
 from kto_data.row import Row
 from kto_data.rules.base import Stage
 from kto_data.rules.chat import are_in_order, is_blank
 from kto_data.rules.chunk_facts import Shape
-from kto_data.rules.control_tokens import TOKEN_BEGINNINGS, may_be_control_token
+from kto_data.rules.control_tokens import may_be_control_token
 
 KNOWN_RULES = frozenset(
     "KTO101 KTO102 KTO103 KTO104 KTO105 KTO106 KTO107 KTO108 KTO109 KTO110 KTO111 KTO112"
@@ -41,8 +41,6 @@ KNOWN_RULES = frozenset(
 """The row rules that a line is judged by here. Where any other one is selected, no line is let pass; rules about images
 are asked themselves."""
 
-_PLACEHOLDER = IMAGE_PLACEHOLDER.encode()
-_BEGINNINGS = {**TOKEN_BEGINNINGS, _PLACEHOLDER[:1]: TOKEN_BEGINNINGS[_PLACEHOLDER[:1]] | {_PLACEHOLDER[:3]}}
 _LINES_AT_ONCE = 32  # more, joined, would take memory and save no time
 _FEW = 4  # of so many lines one may be judged alone; more are judged faster all together
 _MANY_KINDS = 10_000  # more are not remembered
@@ -231,8 +229,8 @@ class Gate:
 def _lines_with_tokens(data: bytes, ends: Sequence[int]) -> tuple[set[int], set[int]]:
     """The indices of the lines in whose bytes a control token may be, and of those where a placeholder is."""
     with_tokens, with_placeholders = set(), set()
-    for place in find_beginnings(data, _BEGINNINGS):
-        if data.startswith(_PLACEHOLDER, place):
+    for place in find_beginnings(data, BEGINNINGS):
+        if data.startswith(PLACEHOLDER, place):
             with_placeholders.add(bisect_left(ends, place))
         elif may_be_control_token(data, place):
             with_tokens.add(bisect_left(ends, place))
@@ -242,8 +240,8 @@ def _lines_with_tokens(data: bytes, ends: Sequence[int]) -> tuple[set[int], set[
 def _may_hold_tokens(spelled: bytes, has_images: bool) -> bool:
     """Whether there may be a control token in what `as_json` made of a text, or a placeholder where no images are."""
     return any(
-        may_be_control_token(spelled, place) or (not has_images and spelled.startswith(_PLACEHOLDER, place))
-        for place in find_beginnings(spelled, _BEGINNINGS)
+        may_be_control_token(spelled, place) or (not has_images and spelled.startswith(PLACEHOLDER, place))
+        for place in find_beginnings(spelled, BEGINNINGS)
     )
 
 

@@ -30,7 +30,10 @@ if CONTRACT != 1:  # it was not compiled, or from another scan.c than the one be
     scan = None  # type: ignore[assignment]
 
 ROLES = ("system", "user", "assistant", "tool")  # by their digits in `scan`
-_BEGINNINGS = b"".join({IMAGE_PLACEHOLDER[:3].encode()}.union(*TOKEN_BEGINNINGS.values()))
+PLACEHOLDER = IMAGE_PLACEHOLDER.encode()
+BEGINNINGS = {**TOKEN_BEGINNINGS, PLACEHOLDER[:1]: TOKEN_BEGINNINGS[PLACEHOLDER[:1]] | {PLACEHOLDER[:3]}}
+"""The first three bytes of every control token and of the placeholder, by the first one."""
+_BEGINNINGS = b"".join(frozenset().union(*BEGINNINGS.values()))
 _LINE = 6  # numbers that are said of a line
 _MESSAGE_BYTES = 29  # of the shortest one
 
