@@ -27,7 +27,7 @@ from kto_data.plain import Sifted
 from kto_data.rules import ALL_RULES
 from kto_data.rules.base import Stage
 
-SETTINGS = CheckSettings(
+EVERY_RULE = CheckSettings(
     codes=frozenset(
         rule.code
         for rule in ALL_RULES
@@ -35,8 +35,8 @@ SETTINGS = CheckSettings(
     )
 )
 """Every rule that leaves the gate in use."""
-_CHECKER = LineChecker(Layout(), SETTINGS)
-_NO_LOOK = LineChecker(Layout(), replace(SETTINGS, images=ImageCheck.OFF))
+_CHECKER = LineChecker(Layout(), EVERY_RULE)
+_NO_LOOK = LineChecker(Layout(), replace(EVERY_RULE, images=ImageCheck.OFF))
 
 
 @pytest.fixture(autouse=True, scope="module", params=["with compiled code", "without"])
@@ -260,17 +260,17 @@ def test_gate_passes_clean_images_and_remembers_them(tmp_path: Path) -> None:
     image = make_image(tmp_path / "a.png")
     messages = [{"role": "user", "content": "<image>Look."}, {"role": "assistant", "content": "A square."}]
     raw = orjson.dumps(make_record(messages=messages, images=["a.png"]))
-    checker = LineChecker(Layout(), SETTINGS)
+    checker = LineChecker(Layout(), EVERY_RULE)
     path = str(tmp_path / "data.jsonl")
     assert _hold_law(raw, checker, path)
     image.unlink()
     assert Gate(checker).clean(raw, path) is not None
-    assert Gate(LineChecker(Layout(), SETTINGS)).clean(raw, path) is None
+    assert Gate(LineChecker(Layout(), EVERY_RULE)).clean(raw, path) is None
 
 
 def test_gate_leaves_what_the_layout_renames_to_the_close_check() -> None:
     for layout in (Layout(format=Format.SHAREGPT), Layout(columns={"messages": "chat"}), Layout(mapped_only=True)):
-        assert Gate(LineChecker(layout, SETTINGS)).clean(orjson.dumps(make_record()), "data.jsonl") is None
+        assert Gate(LineChecker(layout, EVERY_RULE)).clean(orjson.dumps(make_record()), "data.jsonl") is None
 
 
 def test_gate_knows_all_rules_about_rows_that_run_by_default() -> None:
@@ -280,12 +280,12 @@ def test_gate_knows_all_rules_about_rows_that_run_by_default() -> None:
 
 @pytest.mark.parametrize("code", sorted({rule.code for rule in ALL_RULES if rule.stage is Stage.ROW} - KNOWN_RULES))
 def test_gate_stands_aside_where_a_rule_about_rows_is_selected_that_it_does_not_know(code: str) -> None:
-    settings = CheckSettings(codes=SETTINGS.codes | {code})
+    settings = CheckSettings(codes=EVERY_RULE.codes | {code})
     assert Gate(LineChecker(Layout(), settings)).clean(orjson.dumps(make_record()), "data.jsonl") is None
 
 
 def test_gate_asks_the_rules_about_a_path_of_each_path(tmp_path: Path) -> None:
-    checker = LineChecker(Layout(), SETTINGS)
+    checker = LineChecker(Layout(), EVERY_RULE)
     messages = [{"role": "user", "content": "<image>Look."}, {"role": "assistant", "content": "A square."}]
     for name, is_clean in (("a.png", True), ("b.png", True), ("c:d.png", False), ("e.png", True)):
         make_image(tmp_path / name)
@@ -298,7 +298,7 @@ def test_gate_adds_up_the_images_of_a_record(row_max_pixels: int | None, is_clea
     make_image(tmp_path / "a.png")
     messages = [{"role": "user", "content": "<image><image>Same?"}, {"role": "assistant", "content": "Yes."}]
     raw = orjson.dumps(make_record(messages=messages, images=["a.png", "a.png"]))
-    checker = LineChecker(Layout(), replace(SETTINGS, row_max_pixels=row_max_pixels))
+    checker = LineChecker(Layout(), replace(EVERY_RULE, row_max_pixels=row_max_pixels))
     assert _hold_law(raw, checker, str(tmp_path / "data.jsonl")) is is_clean
 
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import sysconfig
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from conftest import CAN_COMPILE, COMPILER, NO_COMPILER, make_record
 from hypothesis import given
 from hypothesis import strategies as st
-from test_clean import SETTINGS
+from test_clean import EVERY_RULE
 
 from kto_data import plain
 from kto_data.check import LineChecker
@@ -34,7 +36,7 @@ from kto_data.plain import Sifted, read_plain
 from kto_data.rules.control_tokens import AMBIGUOUS, TOKEN_BEGINNINGS, find_control_tokens
 
 ROOT = Path(__file__).parents[2]
-_CHECKER = LineChecker(Layout(), SETTINGS)
+_CHECKER = LineChecker(Layout(), EVERY_RULE)
 
 pytestmark = pytest.mark.skipif(plain.scan is None and not CAN_COMPILE, reason=NO_COMPILER)
 
@@ -43,10 +45,22 @@ def _is_plain(raw: bytes) -> bool:
     return read_plain(raw, [len(raw)]).doubtful == []
 
 
-def _columns_of_others(raw: bytes) -> Sifted:
-    """What is said of a line without the compiled code."""
+@contextmanager
+def _without_the_code() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain, "scan", None)
+        yield
+
+
+def _block_of(*lines: bytes) -> tuple[bytes, list[int]]:
+    """Lines one after another, and where each of them ends."""
+    data = b"\n".join(lines)
+    return data, [*line_ends(data), len(data)]
+
+
+def _columns_of_others(raw: bytes) -> Sifted:
+    """What is said of a line without the compiled code."""
+    with _without_the_code():
         assert read_plain(raw, [len(raw)]) == Sifted(doubtful=[0])
         return Gate(_CHECKER).sift(Block(path="data.jsonl", data=raw, ends=()))
 
@@ -191,12 +205,9 @@ def test_what_needs_a_second_look_is_doubtful(raw: bytes) -> None:
 @pytest.mark.parametrize("messages", _OUT_OF_ORDER)
 def test_roles_out_of_order_are_doubtful_and_the_next_line_is_read_all_the_same(messages: list[Any]) -> None:
     good, bad = orjson.dumps(make_record()), orjson.dumps(make_record(messages=messages))
-    data = b"\n".join([good, bad, good])
-    ends = [len(good), len(good) + 1 + len(bad), len(data)]
-    assert replace(read_plain(data, ends), doubtful=[]) == read_plain(
-        good + b"\n" + good, [len(good), 2 * len(good) + 1]
-    )
-    assert read_plain(data, ends).doubtful == [1]
+    found = read_plain(*_block_of(good, bad, good))
+    assert replace(found, doubtful=[]) == read_plain(*_block_of(good, good))
+    assert found.doubtful == [1]
 
 
 _TOKENS = [
@@ -310,7 +321,7 @@ _CLEAN_BUT_NOT_PLAIN = [
 
 
 def test_lines_of_a_block_are_told_apart() -> None:
-    checker = LineChecker(Layout(), replace(SETTINGS, images=ImageCheck.OFF))
+    checker = LineChecker(Layout(), replace(EVERY_RULE, images=ImageCheck.OFF))
     chance = random.Random(0)
     kinds = [*map(_spaced, _PLAIN), *_CLEAN_BUT_NOT_PLAIN, *(raw for raw in _DOUBTFUL if b"\n" not in raw)]
     weights = [40 if raw in kinds[: len(_PLAIN)] else 8 if raw in _CLEAN_BUT_NOT_PLAIN else 1 for raw in kinds]
@@ -321,8 +332,7 @@ def test_lines_of_a_block_are_told_apart() -> None:
         block = Block(path="data.jsonl", data=data, ends=tuple(line_ends(data)))
         found = Gate(checker).sift(block)
         plain_ones = read_plain(data, block.ends)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plain, "scan", None)
+        with _without_the_code():
             assert found == Gate(checker).sift(block)
         # Some are found clean at the second look, behind some that are doubtful for good, and have images.
         again = set(plain_ones.doubtful) - set(found.doubtful)
@@ -345,7 +355,7 @@ def test_what_a_mapping_leaves_out_is_not_read(more: dict[str, Any], is_plain: b
     columns = {name: name for name in ("messages", "label", "images")}
     tags = Tags(role_tag="role", content_tag="content", user_tag="user", assistant_tag="assistant")
     layout = Layout(format=Format.SHAREGPT, columns=columns, tags=tags, mapped_only=True)
-    checker = LineChecker(layout, SETTINGS)
+    checker = LineChecker(layout, EVERY_RULE)
     line = Line("data.jsonl", 1, 0, orjson.dumps(make_record(**more)))
     assert (read_plain(line.raw, [len(line.raw)], may_have_more=False).doubtful == []) is is_plain
     (sample,) = checker.check(line).samples
@@ -377,19 +387,14 @@ def test_places_are_those_of_the_texts_and_the_source() -> None:
 
 @pytest.mark.parametrize("texts", range(10))
 def test_where_no_room_is_left_a_line_is_doubtful(texts: int) -> None:
-    raw = orjson.dumps(make_record())
-    data = b"\n".join([raw] * 3)
-    ends = [len(raw), 2 * len(raw) + 1, len(data)]
-    written, lines, _ = _scan(data, ends, texts=texts)
+    written, lines, _ = _scan(*_block_of(*[orjson.dumps(make_record())] * 3), texts=texts)
     assert written == texts // 4 * 4
     assert [bool(roles) for roles in lines[::6]] == [index < texts // 4 for index in range(3)]
 
 
 def test_of_each_line_it_is_said_whether_it_is_escaped() -> None:
     lines = [spell(_asked("é")) for spell in (_escaped, _spaced, _escaped)]
-    data = b"\n".join(lines)
-    ends = [len(lines[0]), len(lines[0]) + 1 + len(lines[1]), len(data)]
-    assert _scan(data, ends)[1][2::6] == [1, 0, 1]
+    assert _scan(*_block_of(*lines))[1][2::6] == [1, 0, 1]
 
 
 def test_a_line_longer_than_is_asked_for_is_doubtful() -> None:
@@ -408,7 +413,7 @@ def test_ends_beyond_the_data_and_other_room_than_lines_need_are_refused(ends: l
 
 
 def test_every_field_of_what_was_sifted_is_compared() -> None:
-    assert {field.name for field in fields(Sifted)} == {
+    assert {field.name for field in fields(Sifted) if field.compare} == {
         *("prompts", "completions", "lengths", "shapes", "images", "doubtful")
     }
 
