@@ -19,7 +19,7 @@ help:  ## this list
 
 # A stamp, so that an installed environment is not looked at again until what it was made from changes.
 # torch comes first and by itself: asked for so, an index that has a CPU wheel gives it instead of gigabytes of CUDA.
-$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py kto_data/scan.c
+$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py $(C_SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
 	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
