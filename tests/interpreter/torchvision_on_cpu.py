@@ -44,7 +44,7 @@ class _TorchvisionFinder(MetaPathFinder):
 
 def _declare_missing_operators(package: Path) -> None:
     import torch
-    from torch.library import Library
+    from torch.library import Library  # where torch keeps what operators are declared with
 
     try:
         torch.ops.load_library(str(package / "_C.so"))
