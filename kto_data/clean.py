@@ -42,7 +42,7 @@ KNOWN_RULES = frozenset(
 are asked themselves."""
 
 _LINES_AT_ONCE = 32  # more, joined, would take memory and save no time
-_FEW = 4  # of so many lines one may be judged alone; more are judged faster all together
+_FEW = 4  # where less than one of so many lines is plain, all are judged faster together than the others one by one
 _MANY_KINDS = 10_000  # more are not remembered
 _NO_IMAGES: list[str] = []
 
@@ -92,7 +92,7 @@ class Gate:
             return Sifted(doubtful=list(range(len(block))))
         data, ends = block.joined
         sifted = read_plain(data, ends, may_have_more=self._takes_more)
-        if _FEW * len(sifted.doubtful) > len(ends):
+        if _FEW * len(sifted.prompts) < len(ends):
             return self._judge(data, ends, block.path)
         self._look_again(sifted, data, ends, block.path)
         return sifted
